@@ -1,0 +1,1 @@
+"""Serve InstantID on Ray."""

@@ -1,0 +1,192 @@
+"""The one configuration class. It refuses to start wrong: unknown keys and variables are named and refused.
+
+Values come from the ``args`` of a Serve config under ``deployments/`` and, above them, from environment variables named
+``INSTANTID_<SECTION>__<KEY>`` (for secrets and per-pod values). Only the composition root reads this; every other part is
+handed the values it needs.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from instantid_serve.errors import ConfigurationError
+
+ENV_PREFIX = "INSTANTID_"
+
+
+def data_home() -> Path:
+    """Where a laptop keeps models, jobs and pictures: ``$XDG_DATA_HOME/instantid-serve``."""
+    return Path(os.environ.get("XDG_DATA_HOME") or "~/.local/share").expanduser() / "instantid-serve"
+
+
+def _expand(path: Path) -> Path:
+    return Path(os.path.expandvars(path)).expanduser().absolute()
+
+
+ExpandedPath = Annotated[Path, AfterValidator(_expand)]
+Seconds = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelSettings(_Section):
+    """Which model folder is served, and on what."""
+
+    preset: Literal["miniature", "instantid-sdxl"] = "miniature"
+    folder: ExpandedPath = Field(default_factory=lambda: data_home() / "models" / "miniature")
+    device: str = Field("cpu", pattern=r"^(cpu|cuda(:\d+)?)$")
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    threads: Count = 1  # torch threads of a Generator replica; replicas that share a machine must not fight for cores
+
+
+class FaceSettings(_Section):
+    """How faces are found."""
+
+    analyzer: Literal["builtin", "insightface"] = "builtin"
+    folder: ExpandedPath | None = None  # of antelopev2's two ONNX files; None: `antelopev2` in the model folder
+    providers: tuple[str, ...] = ("CPUExecutionProvider",)  # asserted at start: never silently on the CPU
+    threads: Count = 1
+    min_face_px: Count = 40  # short side of the face's box in the photo
+    detection_threshold: float = Field(0.5, gt=0, lt=1)
+
+
+class EngineSettings(_Section):
+    """The limits of step-level continuous batching."""
+
+    max_batch_rows: Count = 16
+    max_resident_requests: Count = 32  # prepared requests held at once, waiting or running
+    ageing_s: Seconds = 10.0  # a request gains one step of precedence per this long a wait, divided by its steps
+
+
+class DatabaseSettings(_Section):
+    """Where jobs are kept: an SQLAlchemy URL."""
+
+    url: SecretStr = Field(
+        default_factory=lambda: SecretStr(f"sqlite:///{data_home() / 'jobs.sqlite3'}"), validate_default=True
+    )
+    busy_timeout_s: Seconds = 10.0
+
+
+class FolderStoreSettings(_Section):
+    """Photos and pictures in a folder."""
+
+    kind: Literal["folder"] = "folder"
+    folder: ExpandedPath = Field(default_factory=lambda: data_home() / "results")
+
+
+class S3StoreSettings(_Section):
+    """Photos and pictures in an S3 bucket. Keys come from boto3's own chain (environment, role, service account)."""
+
+    kind: Literal["s3"]
+    bucket: str = Field(min_length=3)
+    prefix: str = ""
+    endpoint_url: str | None = None
+    region: str | None = None
+    addressing_style: Literal["auto", "path", "virtual"] = "auto"
+    # boto3 >= 1.36 sends checksums that stores other than AWS may write into the object: "when_required" for those.
+    checksums: Literal["when_supported", "when_required"] = "when_supported"
+    connect_timeout_s: Seconds = 5.0
+    read_timeout_s: Seconds = 30.0
+    max_attempts: Count = 4
+
+
+class DispatcherSettings(_Section):
+    """How jobs are claimed and driven through the stages."""
+
+    max_pictures_in_flight: Count = 32  # no more than the generators can take soon
+    lease_s: Seconds = 30.0
+    heartbeat_s: Seconds = 1.0  # also how soon a cancel reaches the engine and progress reaches the row
+    poll_s: Seconds = 0.1
+    max_attempts: Count = 3
+    stage_timeout_s: Seconds = 600.0
+
+    @model_validator(mode="after")
+    def _lease_outlives_heartbeats(self) -> Self:
+        if self.lease_s < 3 * self.heartbeat_s:
+            raise ValueError("lease_s must be at least three heartbeats")
+        return self
+
+
+class ApiKey(_Section):
+    """An API key: whose it is, and the SHA-256 of the key in hex. The key itself is nowhere."""
+
+    tenant: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+
+class ApiSettings(_Section):
+    """What the HTTP API takes."""
+
+    keys: tuple[ApiKey, ...] = ()
+    max_body_bytes: Count = 15_000_000  # a 10 MB photo in base64, and the rest
+    max_photo_bytes: Count = 10_000_000
+    max_wait_s: Seconds = 60.0  # of `Prefer: wait`
+    poll_s: Seconds = 0.1
+
+
+class LimitSettings(_Section):
+    """The ranges a request's parameters must lie in. Sides are pixels."""
+
+    native_side: Count = 1024  # the long side when a request names no size
+    min_side: Count = 64
+    max_side: Count = 2048
+    max_pixels: Count = 2_359_296  # 1536 x 1536
+    max_steps: Count = 100
+    max_count: Count = 4
+    max_prompt_chars: Count = 2000
+
+
+class Settings(BaseSettings):
+    """Everything one application is configured with."""
+
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True)
+
+    environment: str = "local"
+    model: ModelSettings = Field(default_factory=ModelSettings)
+    faces: FaceSettings = Field(default_factory=FaceSettings)
+    engine: EngineSettings = Field(default_factory=EngineSettings)
+    database: DatabaseSettings = Field(default_factory=DatabaseSettings)
+    results: Annotated[FolderStoreSettings | S3StoreSettings, Field(discriminator="kind")] = Field(
+        default_factory=FolderStoreSettings
+    )
+    dispatcher: DispatcherSettings = Field(default_factory=DispatcherSettings)
+    api: ApiSettings = Field(default_factory=ApiSettings)
+    limits: LimitSettings = Field(default_factory=LimitSettings)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the signature is pydantic-settings'
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The environment stands above the file, so that a pod's secrets need not be in it."""
+        return env_settings, init_settings
+
+    @classmethod
+    def load(cls, values: dict[str, Any] | None = None) -> Self:
+        """Check the ``args`` of a Serve config. Raises ConfigurationError naming every wrong key."""
+        _refuse_unknown_variables(cls)
+        try:
+            return cls(**(values or {}))
+        except ValidationError as error:
+            # The input is left out: it may hold a secret.
+            faults = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_input=False))
+            raise ConfigurationError(f"the configuration is wrong: {faults}") from None
+
+
+def _refuse_unknown_variables(cls: type[Settings]) -> None:
+    known = {f"{ENV_PREFIX}{name}".upper() for name in cls.model_fields} | {"INSTANTID_API_KEY", "INSTANTID_URL"}
+    for name in os.environ:
+        if name.startswith(ENV_PREFIX) and name.split("__")[0] not in known:
+            raise ConfigurationError(f"the environment variable {name} is not a setting")
