@@ -1,8 +1,8 @@
 """The one configuration class. It refuses to start wrong: unknown keys and variables are named and refused.
 
 Values come from the ``args`` of a Serve config under ``deployments/`` and, above them, from environment variables named
-``INSTANTID_<SECTION>__<KEY>`` (for secrets and per-pod values). Only the composition root reads this; every other part is
-handed the values it needs.
+``INSTANTID_<SECTION>__<KEY>`` (for secrets and per-pod values). Only the composition root reads this; every other part
+is handed the values it needs.
 """
 
 from __future__ import annotations
@@ -164,10 +164,10 @@ class Settings(BaseSettings):
     @classmethod
     def settings_customise_sources(
         cls,
-        settings_cls: type[BaseSettings],
+        settings_cls: type[BaseSettings],  # noqa: ARG003 - the signature is pydantic-settings'
         init_settings: PydanticBaseSettingsSource,
         env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the signature is pydantic-settings'
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """The environment stands above the file, so that a pod's secrets need not be in it."""
