@@ -1,0 +1,29 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from instantid_serve import errors
+from instantid_serve.problems import rebuild_error
+
+
+def _tree(root: type[errors.InstantIDError]) -> Iterator[type[errors.InstantIDError]]:
+    yield root
+    for child in root.__subclasses__():
+        yield from _tree(child)
+
+
+@pytest.mark.parametrize("error", list(_tree(errors.InstantIDError)), ids=lambda error: error.code)
+def test_every_error_of_the_tree_is_rebuilt_from_its_code(error: type[errors.InstantIDError]):
+    rebuilt = rebuild_error({"code": error.code, "detail": "why", "boxes": [[1, 2, 3, 4]]}, error.status)
+
+    assert type(rebuilt) is error
+    assert (rebuilt.detail, rebuilt.facts) == ("why", {"boxes": [[1, 2, 3, 4]]})
+
+
+def test_a_code_of_a_later_version_keeps_its_name():
+    rebuilt = rebuild_error({"code": "quota_exhausted", "detail": "no more"}, 429)
+
+    assert type(rebuilt) is errors.CallerError
+    assert rebuilt.facts["code"] == "quota_exhausted"
