@@ -55,6 +55,16 @@ class InstantIDError(Exception):
         """JSON facts about the case, for example the boxes of the faces found."""
         return dict(self.args[1]) if len(self.args) > 1 else {}
 
+    def to_json(self) -> dict[str, Any]:
+        """What a job's row keeps of the error, and what a problem answer is made of."""
+        return {
+            "code": self.code,
+            "status": self.status,
+            "retryable": self.retryable,
+            "detail": self.detail,
+            "facts": self.facts,
+        }
+
     def __str__(self) -> str:
         return self.detail
 

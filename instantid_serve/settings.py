@@ -107,6 +107,8 @@ class DispatcherSettings(_Section):
     poll_s: Seconds = 0.1
     max_attempts: Count = 3
     stage_timeout_s: Seconds = 600.0
+    release_delay_s: Seconds = 1.0  # before a job whose stage died is tried again; doubles with every attempt
+    drain_timeout_s: Seconds = 20.0  # how long a stopping dispatcher waits for its jobs before it hands them back
 
     @model_validator(mode="after")
     def _lease_outlives_heartbeats(self) -> Self:
