@@ -1,0 +1,1 @@
+"""Step-level continuous batching by rows: the scheduler decides, the runner computes, the loop owns the device."""

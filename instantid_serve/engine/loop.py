@@ -1,0 +1,299 @@
+"""The engine: one thread owns the device and runs step after step; callers hand in requests and get futures.
+
+Preparing (text, identity, noise) and decoding run on two threads beside it, so a step never waits for either. All that
+the device thread shares with others is its inbox.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+
+from instantid_serve.engine.request import Entry, StepReport
+from instantid_serve.engine.runner import Runner, State
+from instantid_serve.engine.scheduler import Scheduler
+from instantid_serve.errors import (
+    CanceledError,
+    DeadlineError,
+    EngineStoppedError,
+    GenerationFailedError,
+    InstantIDError,
+)
+from instantid_serve.messages import Picture, PictureStats, Progress, Request
+
+log = logging.getLogger(__name__)
+OnProgress = Callable[[Progress], None]
+Message = Callable[[], None]
+
+
+@dataclasses.dataclass(slots=True, eq=False)
+class _Ticket:
+    """A request from submit to its future's result. Only the device thread changes it."""
+
+    request: Request
+    on_progress: OnProgress | None
+    submitted_s: float
+    future: Future[Picture] = dataclasses.field(default_factory=Future)
+    state: State | None = None
+    prepare_s: float = 0.0
+    ready_s: float = 0.0
+    first_step_s: float = 0.0
+    row_steps: int = 0
+    max_batch_rows: int = 0
+
+
+class Engine:
+    """Step-level continuous batching over one runner."""
+
+    def __init__(
+        self,
+        runner: Runner,
+        scheduler: Scheduler,
+        *,
+        max_resident_requests: int,
+        on_step: Callable[[StepReport], None] | None = None,
+        prepare_on: Executor | None = None,
+        decode_on: Executor | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """At most ``max_resident_requests`` are prepared at once; the rest wait in order of arrival."""
+        self._runner, self._scheduler = runner, scheduler
+        self._max_resident = max_resident_requests
+        self._on_step, self._clock = on_step, clock
+        self._prepare_on = prepare_on or ThreadPoolExecutor(1, thread_name_prefix="engine-prepare")
+        self._decode_on = decode_on or ThreadPoolExecutor(1, thread_name_prefix="engine-decode")
+        self._inbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
+        self._waiting: deque[_Ticket] = deque()
+        self._tickets: dict[str, _Ticket] = {}
+        self._resident = 0
+        self._closing = self._deaf = False
+        self._gate = threading.Lock()
+        self._step_began_s: float | None = None
+        self._thread = threading.Thread(target=self._run, name="engine-device", daemon=True)
+
+    # What callers use, from any thread.
+
+    def start(self) -> None:
+        """Start the device thread."""
+        self._thread.start()
+
+    def submit(self, request: Request, on_progress: OnProgress | None = None) -> Future[Picture]:
+        """Queue a request. Its future fails with one of our errors; ``on_progress`` runs on the device thread."""
+        ticket = _Ticket(request, on_progress, self._clock())
+        self._send(lambda: self._take_in(ticket))
+        return ticket.future
+
+    def cancel(self, request_id: str) -> None:
+        """Drop a request before the next step; its future raises CanceledError. Unknown ids are ignored."""
+        error = CanceledError("the request was canceled")
+        self._send(lambda: self._drop(request_id, error))
+
+    def close(self, timeout_s: float = 30.0) -> None:
+        """Stop after the step that runs now; what is not done fails with EngineStoppedError."""
+        self._send(self._stop)
+        if self._thread.is_alive():
+            self._thread.join(timeout_s)
+        self._prepare_on.shutdown(wait=False, cancel_futures=True)
+        self._decode_on.shutdown(wait=False, cancel_futures=True)
+
+    @property
+    def alive(self) -> bool:
+        """Whether the device thread runs."""
+        return self._thread.is_alive()
+
+    def step_age_s(self) -> float:
+        """Seconds since the step that runs now began; 0 between steps. A large value means the device hangs."""
+        began = self._step_began_s
+        return 0.0 if began is None else self._clock() - began
+
+    def _send(self, message: Message) -> None:
+        with self._gate:
+            if self._deaf:
+                message()  # nobody reads the inbox any more; what is sent now only fails its future
+            else:
+                self._inbox.put(message)
+
+    # The device thread.
+
+    def _run(self) -> None:
+        try:
+            while not self._closing:
+                self.tick(wait=True)
+        except Exception:  # the top of the device thread: the replica's health check sees it end
+            log.exception("the device thread failed")
+        finally:
+            self._stop()
+            with self._gate:
+                self._deaf = True
+            self._read_inbox(wait=False)
+
+    def tick(self, *, wait: bool = False) -> bool:
+        """Take in messages, then run one step; False when there was nothing to run. The loop's body, for tests."""
+        self._read_inbox(wait=wait and not len(self._scheduler))
+        for entry in self._scheduler.past_deadline(self._clock()):
+            self._drop(entry.id, DeadlineError("the deadline passed"))
+        batch = [] if self._closing else self._scheduler.next_batch(self._clock())
+        if batch:
+            self._step(batch)
+        return bool(batch)
+
+    def _read_inbox(self, *, wait: bool) -> None:
+        if wait:
+            self._inbox.get()()
+        while True:
+            try:
+                message = self._inbox.get_nowait()
+            except queue.Empty:
+                return
+            message()
+
+    def _take_in(self, ticket: _Ticket) -> None:
+        if self._closing:
+            ticket.future.set_exception(EngineStoppedError("the engine is stopping"))
+        elif ticket.request.id in self._tickets:
+            ticket.future.set_exception(GenerationFailedError(f"request {ticket.request.id} is already here"))
+        else:
+            self._tickets[ticket.request.id] = ticket
+            self._waiting.append(ticket)
+            self._admit()
+
+    def _admit(self) -> None:
+        while self._waiting and self._resident < self._max_resident:
+            ticket = self._waiting.popleft()
+            if self._tickets.get(ticket.request.id) is ticket:  # else it was canceled while it waited
+                self._resident += 1
+                self._prepare_on.submit(self._prepare, ticket)
+
+    def _prepare(self, ticket: _Ticket) -> None:
+        """Runs on the prepare thread; hands the result back through the inbox."""
+        began_s = self._clock()
+        try:
+            state = self._runner.prepare(ticket.request)
+        except Exception as error:  # noqa: BLE001 - whatever a request's preparation raises is that request's
+            failure = _named(error)
+            self._send(lambda: self._retire(ticket, failure))
+            return
+        ticket.prepare_s = self._clock() - began_s
+        self._send(lambda: self._join(ticket, state))
+
+    def _join(self, ticket: _Ticket, state: State) -> None:
+        request, now_s = ticket.request, self._clock()
+        if self._tickets.get(request.id) is not ticket:  # canceled while it was prepared
+            self._free_place()
+            return
+        ticket.state, ticket.ready_s = state, now_s
+        key = self._runner.shape_key(request)
+        self._scheduler.add(Entry(request, key, state.steps, ticket.submitted_s, now_s))
+
+    def _step(self, batch: list[Entry]) -> None:
+        began_s = self._step_began_s = self._clock()
+        failed = self._run_isolated(batch)
+        now_s = self._clock()
+        self._step_began_s = None
+        self._scheduler.ran(batch, now_s - began_s, now_s)
+        rows = sum(entry.rows for entry in batch)
+        for entry in batch:
+            if entry.id in failed:
+                self._drop(entry.id, failed[entry.id])
+            else:
+                self._moved(entry, rows, began_s)
+        if self._on_step:
+            self._on_step(StepReport(batch[0].key, len(batch), rows, now_s - began_s))
+
+    def _run_isolated(self, batch: list[Entry]) -> dict[str, InstantIDError]:
+        """Run the batch; when its forward pass fails, run each request alone, so that only the culprits fail."""
+        states = [state for entry in batch if (state := self._tickets[entry.id].state)]
+        try:
+            return {id_: _named(error) for id_, error in self._runner.step(states).items()}
+        except Exception as error:  # the top of the device thread: a failed batch must not end it
+            log.warning("a step of %d requests failed", len(batch), exc_info=True)
+            if len(batch) == 1:
+                return {batch[0].id: _named(error)}
+        return {id_: error for entry in batch for id_, error in self._run_isolated([entry]).items()}
+
+    def _moved(self, entry: Entry, rows: int, began_s: float) -> None:
+        ticket = self._tickets[entry.id]
+        ticket.first_step_s = ticket.first_step_s or began_s
+        ticket.row_steps += rows
+        ticket.max_batch_rows = max(ticket.max_batch_rows, rows)
+        self._report(ticket, Progress(entry.steps_done, entry.steps, rows))
+        if entry.remaining == 0:
+            self._scheduler.remove(entry.id)
+            self._free_place()
+            self._decode_on.submit(self._decode, ticket, self._clock())
+
+    def _report(self, ticket: _Ticket, progress: Progress) -> None:
+        if ticket.on_progress is None:
+            return
+        try:
+            ticket.on_progress(progress)
+        except Exception:  # a caller's callback must not end the device thread
+            log.warning("the progress callback of %s failed", ticket.request.id, exc_info=True)
+            ticket.on_progress = None
+
+    def _decode(self, ticket: _Ticket, done_s: float) -> None:
+        """Runs on the decode thread; hands the result back through the inbox."""
+        if ticket.state is None:
+            raise AssertionError("only a prepared request is decoded")
+        try:
+            pixels = self._runner.finish(ticket.state)
+        except Exception as error:  # noqa: BLE001 - whatever decoding raises is that request's
+            failure = _named(error)
+            self._send(lambda: self._settle(ticket, failure))
+            return
+        steps = ticket.state.steps
+        stats = PictureStats(
+            waiting_s=ticket.first_step_s - ticket.submitted_s - ticket.prepare_s,
+            prepare_s=ticket.prepare_s,
+            denoise_s=done_s - ticket.first_step_s,
+            decode_s=self._clock() - done_s,
+            steps=steps,
+            mean_batch_rows=ticket.row_steps / steps,
+            max_batch_rows=ticket.max_batch_rows,
+        )
+        self._send(lambda: self._settle(ticket, Picture(pixels, stats)))
+
+    def _drop(self, request_id: str, error: InstantIDError) -> None:
+        ticket = self._tickets.get(request_id)
+        if ticket is None:
+            return
+        if self._scheduler.remove(request_id):
+            self._free_place()
+        self._settle(ticket, error)
+
+    def _retire(self, ticket: _Ticket, error: InstantIDError) -> None:
+        self._free_place()
+        self._settle(ticket, error)
+
+    def _settle(self, ticket: _Ticket, outcome: Picture | InstantIDError) -> None:
+        if self._tickets.get(ticket.request.id) is not ticket:
+            return
+        del self._tickets[ticket.request.id]
+        ticket.state = None
+        if isinstance(outcome, Picture):
+            ticket.future.set_result(outcome)
+        else:
+            ticket.future.set_exception(outcome)
+
+    def _free_place(self) -> None:
+        self._resident -= 1
+        self._admit()
+
+    def _stop(self) -> None:
+        self._closing = True
+        for request_id in list(self._tickets):
+            self._drop(request_id, EngineStoppedError("the engine stopped"))
+
+
+def _named(error: Exception) -> InstantIDError:
+    if isinstance(error, InstantIDError):
+        return error
+    failure = GenerationFailedError(f"the picture could not be made: {type(error).__name__}")
+    failure.__cause__ = error
+    return failure

@@ -1,0 +1,51 @@
+"""What the scheduler knows of a request: plain numbers, no tensors."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from instantid_serve.messages import Request
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ShapeKey:
+    """Requests of one key may share a step: latent height and width, and the set of weights in use."""
+
+    latent_height: int
+    latent_width: int
+    weights: str = "base"
+
+
+@dataclasses.dataclass(slots=True, eq=False)
+class Entry:
+    """A prepared request among the others. Times are seconds on the engine's clock."""
+
+    request: Request
+    key: ShapeKey
+    steps: int
+    arrived_s: float
+    last_step_s: float
+    steps_done: int = 0
+
+    @property
+    def id(self) -> str:
+        return self.request.id
+
+    @property
+    def rows(self) -> int:
+        return self.request.rows
+
+    @property
+    def remaining(self) -> int:
+        """Steps still to run."""
+        return self.steps - self.steps_done
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class StepReport:
+    """What one step was: its shape, how many requests and rows shared it, and how long it took (seconds)."""
+
+    key: ShapeKey
+    requests: int
+    rows: int
+    seconds: float
