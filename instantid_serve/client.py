@@ -174,7 +174,7 @@ class Client:
             "POST",
             "/v1/generations",
             data={name: str(value) for name, value in {"prompt": prompt, **parameters}.items()},
-            files={"photo": ("photo", content, _media_type(content))},
+            files={"image": ("photo", content, _media_type(content))},
             headers={"Idempotency-Key": str(uuid.uuid4())},
         )
         return Job.from_json(_json(response))

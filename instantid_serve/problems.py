@@ -1,4 +1,4 @@
-"""Problem descriptions (RFC 9457) back into the errors they were made from, by their stable ``code``."""
+"""Errors told in JSON back into the errors they were, by their stable ``code``: an answer's problem, a job's error."""
 
 from __future__ import annotations
 
@@ -7,17 +7,18 @@ from typing import Any
 
 from instantid_serve.errors import CallerError, InstantIDError, ServiceError, UnavailableError
 
-_MEMBERS = frozenset({"type", "title", "status", "detail", "instance", "code", "retryable"})
+_MEMBERS = frozenset({"type", "title", "status", "detail", "instance", "code", "retryable", "facts"})
 _GATEWAY_STATUSES = frozenset({502, 503, 504})
 
 
 def rebuild_error(problem: Mapping[str, Any], status: int = 500) -> InstantIDError:
-    """Return the error that a problem+json body stands for; its extension members become the error's facts.
+    """Return the error that a problem+json body (RFC 9457), or the ``error`` of a job, stands for.
 
-    A code this version does not know becomes the nearest class by HTTP status, with the code among its facts.
+    Its facts are the problem's extension members, or the error's ``facts``. A code that this version does not know
+    becomes the nearest class by HTTP status, with the code among its facts.
     """
     code, detail = str(problem.get("code", "")), str(problem.get("detail") or problem.get("title") or "no detail")
-    facts = {name: value for name, value in problem.items() if name not in _MEMBERS}
+    facts = {name: value for name, value in problem.items() if name not in _MEMBERS} | dict(problem.get("facts") or {})
     found = _by_code(InstantIDError, code)
     if found is not None:
         return found(detail, facts)

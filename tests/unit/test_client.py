@@ -41,6 +41,7 @@ def test_a_submission_carries_the_key_the_photo_and_every_parameter(service: Ser
     assert (asked.method, asked.path) == ("POST", "/v1/generations")
     assert asked.headers["Authorization"] == "Bearer the-key"
     assert asked.headers["Idempotency-Key"]
+    assert b'name="image"' in asked.body
     assert PNG in asked.body
     for name, value in [("prompt", "an oil portrait"), ("seed", "7"), ("guidance_scale", "1.5"), ("face", "largest")]:
         assert f'name="{name}"\r\n\r\n{value}\r\n'.encode() in asked.body

@@ -22,6 +22,15 @@ def test_every_error_of_the_tree_is_rebuilt_from_its_code(error: type[errors.Ins
     assert (rebuilt.detail, rebuilt.facts) == ("why", {"boxes": [[1, 2, 3, 4]]})
 
 
+def test_a_jobs_error_is_rebuilt_as_it_was():
+    error = errors.FaceTooSmallError("too small", {"side_px": 12})
+
+    rebuilt = rebuild_error(error.to_json())
+
+    assert type(rebuilt) is errors.FaceTooSmallError
+    assert rebuilt.to_json() == error.to_json()
+
+
 def test_a_code_of_a_later_version_keeps_its_name():
     rebuilt = rebuild_error({"code": "quota_exhausted", "detail": "no more"}, 429)
 

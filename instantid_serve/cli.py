@@ -1,0 +1,172 @@
+"""The command line. Every command is thin: it names what a room does and prints what came of it.
+
+Rooms are imported inside the commands that need them, the one exception to the house rule on imports: `generate` must
+not wait for torch, nor `--help` for Ray. A test holds the import of this module to a time and a list of modules.
+"""
+
+from __future__ import annotations
+
+import json
+import typing
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from instantid_serve.errors import CallerError, ConfigurationError, InstantIDError
+
+if typing.TYPE_CHECKING:
+    from instantid_serve.client import Client, Job
+
+_EXIT_FAILED = 1
+_EXIT_MISUSED = 2  # as for a wrong option: the caller can mend it
+
+
+class _Reporting(TyperGroup):
+    """Prints the errors of our tree as one line instead of a traceback."""
+
+    def invoke(self, ctx: Any) -> Any:  # noqa: ANN401 - as the base class has it
+        try:
+            return super().invoke(ctx)
+        except InstantIDError as error:
+            if ctx.params.get("debug"):
+                raise
+            typer.echo(f"error: {error.code}: {error.detail}", err=True)
+            misused = isinstance(error, CallerError | ConfigurationError)
+            raise typer.Exit(_EXIT_MISUSED if misused else _EXIT_FAILED) from error
+
+
+app = typer.Typer(cls=_Reporting, no_args_is_help=True, pretty_exceptions_enable=False)
+weights = typer.Typer(no_args_is_help=True, help="Put model folders in place and check them.")
+app.add_typer(weights, name="weights")
+
+
+def main() -> None:
+    """Run the command line."""
+    app(prog_name="instantid-serve")
+
+
+@app.callback()
+def options(*, debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False) -> None:
+    """InstantID as a service: pictures of a person from a photo and a prompt."""
+    # `debug` is read from the context by _Reporting, which runs around every command.
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    from importlib.metadata import version as installed_version
+
+    typer.echo(installed_version("instantid-serve"))
+
+
+@app.command()
+def up(config: Annotated[Path, typer.Argument(help="A Serve config, for example deployments/local.yaml.")]) -> None:
+    """Start Ray on this machine and serve a config until interrupted."""
+    from instantid_serve.serving.up import up as serve_up
+
+    serve_up(config)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("demo-output"),
+    pictures: Annotated[int, typer.Option(min=1, max=32, help="How many pictures.")] = 8,
+    steps: Annotated[int, typer.Option(min=1, max=100, help="Denoising steps of the longest job.")] = 20,
+) -> None:
+    """Start a server of its own, make pictures of a real photo all at once, show them, stop the server."""
+    from instantid_serve.demo import run
+
+    if not run(out, pictures, steps):
+        raise typer.Exit(_EXIT_FAILED)
+
+
+@app.command()
+def verify(
+    golden: Annotated[Path, typer.Option(help="A folder of golden cases.")],
+    *,
+    together: Annotated[bool, typer.Option("--together", help="All cases in one engine, joining staggered.")] = False,
+) -> None:
+    """Compare this engine with recorded results of upstream InstantID, one JSON line per case."""
+    from instantid_serve.verify import run
+
+    failed = False
+    for case in run(golden, together=together):
+        typer.echo(json.dumps(case))
+        failed = failed or not case["ok"]
+    if failed:
+        raise typer.Exit(_EXIT_FAILED)
+
+
+@app.command()
+def generate(
+    photo: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="A JPEG, PNG or WebP with a face.")],
+    prompt: Annotated[str, typer.Argument(help="What the picture shows.")],
+    *,
+    count: Annotated[int, typer.Option("-n", "--count", min=1, help="How many pictures.")] = 1,
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder for the pictures.")] = Path(),
+    negative_prompt: Annotated[str | None, typer.Option(help="What it must not show.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Same seed, same picture. Picture i gets seed + i.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Denoising steps.")] = None,
+    sampler: Annotated[str | None, typer.Option(help="For example euler, dpmpp_2m_karras, lcm.")] = None,
+    guidance_scale: Annotated[float | None, typer.Option(help="How closely to follow the prompt.")] = None,
+    identity_strength: Annotated[float | None, typer.Option(help="How much of the face's identity.")] = None,
+    identitynet_strength: Annotated[float | None, typer.Option(help="How much of the face's position.")] = None,
+    width: Annotated[int | None, typer.Option(help="Pixels.")] = None,
+    height: Annotated[int | None, typer.Option(help="Pixels.")] = None,
+    url: Annotated[str, typer.Option(envvar="INSTANTID_URL")] = "http://127.0.0.1:8000",
+    api_key: Annotated[str, typer.Option(envvar="INSTANTID_API_KEY", help="Better given by the variable.")] = "",
+    timeout_s: Annotated[float, typer.Option(help="How long to wait for the pictures.")] = 600.0,
+) -> None:
+    """Make pictures with a running server. Prints the job's id first, then the files."""
+    from instantid_serve.client import Client
+
+    named = {
+        "negative_prompt": negative_prompt,
+        "seed": seed,
+        "steps": steps,
+        "sampler": sampler,
+        "guidance_scale": guidance_scale,
+        "identity_strength": identity_strength,
+        "identitynet_strength": identitynet_strength,
+        "width": width,
+        "height": height,
+    }
+    parameters: Any = {name: value for name, value in named.items() if value is not None}
+    with Client(url, api_key) as client:
+        job = client.submit(photo, prompt, count=count, **parameters)
+        typer.echo(job.id)
+        job = _wait(client, job, timeout_s)
+        if job.failure is not None:
+            raise job.failure
+        _save(client, job, out)
+
+
+def _wait(client: Client, job: Job, timeout_s: float) -> Job:
+    from rich.console import Console
+    from rich.progress import Progress
+
+    # On stderr, so that stdout holds the id and the files and nothing else.
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        bar = progress.add_task(job.status, total=None)
+
+        def show(state: Job) -> None:
+            progress.update(bar, description=state.status, completed=state.step, total=state.steps or None)
+
+        return client.wait(job, timeout_s, show)
+
+
+def _save(client: Client, job: Job, out: Path) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    for image in job.images:
+        content = client.fetch(job, image.index)
+        path = out / f"{job.id}-{image.index}{_suffix(content)}"
+        path.write_bytes(content)
+        typer.echo(path)
+
+
+def _suffix(content: bytes) -> str:
+    if content.startswith(b"\x89PNG"):
+        return ".png"
+    return ".jpg" if content.startswith(b"\xff\xd8") else ".webp"
