@@ -189,14 +189,14 @@ class Engine:
             return
         ticket.state, ticket.ready_s = state, now_s
         key = self._runner.shape_key(request)
-        self._scheduler.add(Entry(request, key, state.steps, ticket.submitted_s, now_s))
+        self._scheduler.add(Entry(request, key, state.steps, ticket.submitted_s))
 
     def _step(self, batch: list[Entry]) -> None:
         began_s = self._step_began_s = self._clock()
         failed = self._run_isolated(batch)
         now_s = self._clock()
         self._step_began_s = None
-        self._scheduler.ran(batch, now_s - began_s, now_s)
+        self._scheduler.ran(batch, now_s - began_s)
         rows = sum(entry.rows for entry in batch)
         for entry in batch:
             if entry.id in failed:

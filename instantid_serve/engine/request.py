@@ -18,13 +18,12 @@ class ShapeKey:
 
 @dataclasses.dataclass(slots=True, eq=False)
 class Entry:
-    """A prepared request among the others. Times are seconds on the engine's clock."""
+    """A prepared request among the others. ``arrived_s`` is on the engine's clock."""
 
     request: Request
     key: ShapeKey
     steps: int
     arrived_s: float
-    last_step_s: float
     steps_done: int = 0
 
     @property

@@ -2,8 +2,8 @@
 
 Between shapes: the shape that has had the least device time per live request goes next, so none starves and a crowd of
 requests gets a crowd's share. Inside a shape: requests that would otherwise miss their deadline, then the least
-remaining work, discounted by how long a request has waited for its next step, so that a stream of short ones cannot
-starve a long one.
+remaining work, where having come earlier counts as having less of it, so that a stream of short ones cannot starve a
+long one.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class Scheduler:
     """Holds the prepared requests and picks the batch of each step."""
 
     def __init__(self, *, max_batch_rows: int, ageing_s: float, step_times: StepTimes | None = None) -> None:
-        """``max_batch_rows`` caps a batch; after ``ageing_s`` seconds of waiting, remaining work counts half."""
+        """``max_batch_rows`` caps a batch; a request that came ``ageing_s`` earlier counts as one step shorter."""
         self._max_rows = max_batch_rows
         self._ageing_s = ageing_s
         self._times = step_times or StepTimes()
@@ -67,7 +67,7 @@ class Scheduler:
         key = min(self._shapes, key=lambda k: self._share_s[k])
         return self._pack(sorted(self._shapes[key].values(), key=lambda e: self._precedence(e, now_s)), key)
 
-    def ran(self, batch: list[Entry], seconds: float, now_s: float) -> None:
+    def ran(self, batch: list[Entry], seconds: float) -> None:
         """Account for a step that ``batch`` has run."""
         key = batch[0].key
         self._times.record(key, sum(e.rows for e in batch), seconds)
@@ -75,7 +75,6 @@ class Scheduler:
             self._share_s[key] += seconds / len(self._shapes[key])
         for entry in batch:
             entry.steps_done += 1
-            entry.last_step_s = now_s
 
     def _entries(self) -> Iterable[Entry]:
         return (entry for shape in self._shapes.values() for entry in shape.values())
@@ -90,7 +89,7 @@ class Scheduler:
         return batch
 
     def _precedence(self, entry: Entry, now_s: float) -> tuple[bool, float, float, str]:
-        aged = entry.remaining / (1.0 + (now_s - entry.last_step_s) / self._ageing_s)
+        aged = entry.remaining + entry.arrived_s / self._ageing_s
         return not self._urgent(entry, now_s), aged, entry.arrived_s, entry.id
 
     def _urgent(self, entry: Entry, now_s: float) -> bool:

@@ -56,9 +56,8 @@ class StepTimes:
         Where the device is busy at few rows, a larger batch only makes everybody wait longer.
         """
         measured = self._shapes.get(key, {})
-        if (
-            max(measured, default=0) <= max_rows - 2
-        ):  # a request brings at most two rows, so max_rows - 1 counts as full
+        # A request brings at most two rows, so a batch of max_rows - 1 counts as full.
+        if not measured or max(measured) < max_rows - 1:
             return max_rows
         speed = {rows: rows / m.seconds for rows, m in measured.items()}
         return min(rows for rows in speed if speed[rows] >= KNEE_SHARE * max(speed.values()))
