@@ -60,4 +60,4 @@ class StepTimes:
         if not measured or max(measured) < max_rows - 1:
             return max_rows
         speed = {rows: rows / m.seconds for rows, m in measured.items()}
-        return min(rows for rows in speed if speed[rows] >= KNEE_SHARE * max(speed.values()))
+        return min(max_rows, *(rows for rows in speed if speed[rows] >= KNEE_SHARE * max(speed.values())))
