@@ -146,7 +146,7 @@ class Client:
         loopback = urlsplit(base_url).hostname in {"localhost", "127.0.0.1", "::1"}
         self._http = httpx2.Client(
             base_url=base_url,
-            headers={"Authorization": f"Bearer {api_key}"},
+            headers={"Authorization": f"Bearer {api_key}"} if api_key else {},
             timeout=timeout_s,
             trust_env=not loopback,
         )
@@ -254,6 +254,8 @@ class Client:
             return self._http.request(method, path, **content)
         except (httpx2.InvalidURL, httpx2.UnsupportedProtocol) as error:
             raise CallerError(f"{self._http.base_url} is not an http or https address") from error
+        except httpx2.LocalProtocolError as error:  # its text is not repeated: it would show the key
+            raise CallerError("the API key is not one that a header can carry") from error
         except (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout) as error:
             raise UnavailableError(f"cannot connect to {self._http.base_url}", {"never_sent": True}) from error
         except httpx2.TimeoutException as error:

@@ -162,6 +162,22 @@ def test_an_address_without_a_scheme_is_the_callers_fault():
         client.get("gen_1")
 
 
+def test_a_key_that_no_header_carries_is_refused_without_showing_it(service: Service):
+    with Client(service.url, "the\nkey", 2.0, QUICK) as client, pytest.raises(errors.CallerError) as raised:
+        client.get("gen_1")
+
+    assert "the\nkey" not in str(raised.value)
+
+
+def test_without_a_key_none_is_sent(service: Service):
+    service.answers = [Answer.of(DONE)]
+
+    with Client(service.url, "", 2.0, QUICK) as client:
+        client.get("gen_1")
+
+    assert "Authorization" not in service.asked[0].headers
+
+
 def test_a_get_is_repeated_through_dropped_connections_and_503s(service: Service, client: Client):
     busy = {"code": "database_unavailable", "detail": "try again", "status": 503}
     service.answers = [Answer(hang_up=True), Answer.of(busy, 503), Answer.of(DONE)]

@@ -1,0 +1,125 @@
+"""The installed command, run as a user runs it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+from doubles.scripted_service import DONE, Answer, Service, job_json, scripted_service
+from typer.testing import CliRunner
+
+from instantid_serve.cli import app
+
+COMMAND = Path(sys.executable).with_name("instantid-serve")
+PNG = b"\x89PNG\r\n\x1a\n and the rest"
+
+
+@pytest.fixture
+def service() -> Iterator[Service]:
+    with scripted_service() as running:
+        yield running
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    path = tmp_path / "me.png"
+    path.write_bytes(PNG)
+    return path
+
+
+def command(*arguments: object, **variables: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "NO_COLOR": "1", "COLUMNS": "120", **variables}
+    return subprocess.run(
+        [COMMAND, *map(str, arguments)], capture_output=True, text=True, check=False, env=environment, timeout=60
+    )
+
+
+def test_version_is_the_installed_one():
+    assert command("version").stdout.strip() == version("instantid-serve")
+
+
+def test_help_names_every_command():
+    shown = command("--help").stdout
+
+    for name in ("demo", "generate", "up", "verify", "version", "weights"):
+        assert name in shown
+
+
+def test_generate_prints_the_id_before_the_files(service: Service, photo: Path, tmp_path: Path):
+    service.answers = [Answer.of(job_json(), 202), Answer.of(DONE), Answer(200, PNG, "image/png")]
+    out = tmp_path / "new" / "folder"
+
+    result = command("generate", photo, "a portrait", "-n", 1, "-o", out, "--seed", 7, "--url", service.url)
+
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines() == ["gen_1", str(out / "gen_1-0.png")]
+    assert (out / "gen_1-0.png").read_bytes() == PNG
+    assert b'name="seed"\r\n\r\n7\r\n' in service.asked[0].body
+
+
+def test_generate_sends_only_what_was_named(service: Service, photo: Path, tmp_path: Path):
+    service.answers = [Answer.of(job_json(), 202), Answer.of(DONE), Answer(200, PNG, "image/png")]
+
+    command("generate", photo, "a portrait", "-o", tmp_path, INSTANTID_URL=service.url, INSTANTID_API_KEY="secret")
+
+    assert b'name="steps"' not in service.asked[0].body
+    assert service.asked[0].headers["Authorization"] == "Bearer secret"
+
+
+def test_the_callers_error_is_one_line_and_exit_code_2(service: Service, photo: Path):
+    service.answers = [Answer.of({"code": "face_not_found", "detail": "there is no face"}, 422)]
+
+    result = command("generate", photo, "a portrait", "--url", service.url)
+
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr == "error: face_not_found: there is no face\n"
+
+
+def test_a_failed_job_leaves_its_id_and_exit_code_1(service: Service, photo: Path):
+    error = {"code": "generation_failed", "detail": "no luck", "status": 500, "retryable": False, "facts": {}}
+    service.answers = [Answer.of(job_json(), 202), Answer.of(job_json(status="failed", done=True, error=error))]
+
+    result = command("generate", photo, "a portrait", "--url", service.url)
+
+    assert (result.returncode, result.stdout) == (1, "gen_1\n")
+    assert result.stderr.splitlines()[-1] == "error: generation_failed: no luck"
+
+
+def test_debug_shows_the_traceback(service: Service, photo: Path):
+    service.answers = [Answer.of({"code": "unauthorized", "detail": "no key"}, 401)]
+
+    result = command("--debug", "generate", photo, "a portrait", "--url", service.url)
+
+    assert result.returncode == 1
+    assert "Traceback" in result.stderr
+    assert "UnauthorizedError" in result.stderr
+
+
+def test_a_wrong_option_is_exit_code_2():
+    assert command("demo", "--pictures", 0).returncode == 2
+
+
+def test_a_service_that_is_not_there_is_one_line(photo: Path):
+    result = command("generate", photo, "a portrait", "--url", "http://127.0.0.1:1")
+
+    assert result.returncode == 1
+    assert result.stderr.startswith("error: unavailable: cannot connect to")
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_help_is_shown_without_a_command():
+    assert "Usage" in CliRunner().invoke(app, []).output
+
+
+def test_a_prompt_in_any_language_arrives_as_it_was_typed(service: Service, photo: Path, tmp_path: Path):
+    service.answers = [Answer.of(job_json(), 202), Answer.of(DONE), Answer(200, PNG, "image/png")]
+
+    result = command("generate", photo, "ein Porträt", "-o", tmp_path, "--url", service.url)
+
+    assert result.returncode == 0
+    assert "ein Porträt".encode() in service.asked[0].body
