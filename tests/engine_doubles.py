@@ -1,0 +1,93 @@
+"""A runner without tensors whose requests do what their prompt says, and an engine driven by hand."""
+
+import dataclasses
+import threading
+
+import numpy as np
+
+from instantid_serve.engine.loop import Engine
+from instantid_serve.engine.request import ShapeKey
+from instantid_serve.engine.scheduler import Scheduler
+from instantid_serve.errors import NonFiniteOutputError
+from instantid_serve.messages import Request
+from instantid_serve.verify import InlineExecutor
+
+
+@dataclasses.dataclass
+class CountingState:
+    request: Request
+    steps: int
+    step: int = 0
+
+
+class CountingRunner:
+    """Counts steps. Prompts: `bad prepare`, `bad sampler`, `bad forward`, `bad decode`; others go well."""
+
+    def __init__(self):
+        self.batches = []
+        self.gate = threading.Event()
+        self.gate.set()
+
+    def shape_key(self, request):
+        return ShapeKey(request.height // 8, request.width // 8)
+
+    def prepare(self, request):
+        if request.prompt == "bad prepare":
+            raise ValueError("this prompt cannot be prepared")
+        return CountingState(request, request.steps)
+
+    def step(self, states):
+        self.gate.wait(10)
+        self.batches.append([s.request.id for s in states])
+        if any(s.request.prompt == "bad forward" for s in states):
+            raise RuntimeError("out of memory")
+        for state in states:
+            state.step += 1
+        return {s.request.id: ArithmeticError("singular") for s in states if s.request.prompt == "bad sampler"}
+
+    def finish(self, state):
+        if state.request.prompt == "bad decode":
+            raise NonFiniteOutputError("the latents are not finite")
+        return np.full((state.request.height, state.request.width, 3), state.step, np.uint8)
+
+
+def request(name, *, prompt="well", steps=3, size=64, deadline_s=None, guided=True):
+    return Request(
+        id=name,
+        prompt=prompt,
+        seed=0,
+        width=size,
+        height=size,
+        embedding=np.zeros(512, np.float32),
+        landmarks=np.zeros((5, 2), np.float32),
+        steps=steps,
+        guidance_scale=5.0 if guided else 1.0,
+        deadline_s=deadline_s,
+    )
+
+
+class Clock:
+    def __init__(self):
+        self.now_s = 100.0
+
+    def __call__(self):
+        return self.now_s
+
+
+def engine_by_hand(runner, *, max_batch_rows=8, max_resident_requests=8, on_step=None, clock=None):
+    """An engine without threads: each `tick()` reads the inbox and runs at most one step."""
+    return Engine(
+        runner,
+        Scheduler(max_batch_rows=max_batch_rows, ageing_s=1.0),
+        max_resident_requests=max_resident_requests,
+        on_step=on_step,
+        prepare_on=InlineExecutor(),
+        decode_on=InlineExecutor(),
+        clock=clock or Clock(),
+    )
+
+
+def run_all(engine):
+    while engine.tick():
+        pass
+    engine.tick()

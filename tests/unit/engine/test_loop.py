@@ -1,0 +1,194 @@
+"""The engine's loop: what becomes of a request that is canceled, late, faulty, or in a faulty neighbour's company."""
+
+import threading
+import time
+
+import pytest
+from engine_doubles import Clock, CountingRunner, engine_by_hand, request, run_all
+
+from instantid_serve.engine.loop import Engine
+from instantid_serve.engine.scheduler import Scheduler
+from instantid_serve.errors import (
+    CanceledError,
+    DeadlineError,
+    EngineStoppedError,
+    GenerationFailedError,
+    NonFiniteOutputError,
+)
+
+
+def test_a_request_runs_its_steps_and_becomes_a_picture():
+    engine, progress = engine_by_hand(CountingRunner()), []
+    future = engine.submit(request("a", steps=3), progress.append)
+
+    run_all(engine)
+
+    assert future.result(0).pixels[0, 0, 0] == 3
+    assert [(p.step, p.steps, p.batch_rows) for p in progress] == [(1, 3, 2), (2, 3, 2), (3, 3, 2)]
+
+
+def test_a_newcomer_joins_between_two_steps():
+    runner = CountingRunner()
+    engine = engine_by_hand(runner)
+    first = engine.submit(request("first", steps=3))
+    engine.tick()
+    second = engine.submit(request("second", steps=3))
+
+    run_all(engine)
+
+    assert runner.batches == [["first"], ["first", "second"], ["first", "second"], ["second"]]
+    assert first.result(0).stats.max_batch_rows == 4
+    assert second.result(0).stats.mean_batch_rows == pytest.approx((4 + 4 + 2) / 3)
+
+
+def test_a_canceled_request_is_gone_before_the_next_step():
+    runner = CountingRunner()
+    engine = engine_by_hand(runner)
+    future, other = engine.submit(request("a", steps=9)), engine.submit(request("b", steps=2))
+    engine.tick()
+
+    engine.cancel("a")
+    run_all(engine)
+
+    assert runner.batches == [["b", "a"], ["b"]]
+    with pytest.raises(CanceledError):
+        future.result(0)
+    assert other.result(0)
+
+
+def test_a_request_canceled_while_it_waits_is_never_prepared():
+    runner = CountingRunner()
+    engine = engine_by_hand(runner, max_resident_requests=1)
+    engine.submit(request("resident", steps=2))
+    waiting = engine.submit(request("waiting"))
+    engine.tick()
+
+    engine.cancel("waiting")
+    run_all(engine)
+
+    assert "waiting" not in {name for batch in runner.batches for name in batch}
+    with pytest.raises(CanceledError):
+        waiting.result(0)
+
+
+def test_a_freed_place_goes_to_the_next_that_waits():
+    engine = engine_by_hand(CountingRunner(), max_resident_requests=2)
+    futures = [engine.submit(request(f"r{i}", steps=1 + i % 3)) for i in range(7)]
+    futures += [engine.submit(request("bad", prompt="bad prepare")), engine.submit(request("last"))]
+
+    run_all(engine)
+
+    assert [f.exception(0) is None for f in futures] == [True] * 7 + [False, True]
+
+
+def test_a_passed_deadline_ends_a_request_without_another_step():
+    runner, clock = CountingRunner(), Clock()
+    engine = engine_by_hand(runner, clock=clock)
+    future = engine.submit(request("late", steps=50, deadline_s=clock() + 1))
+    engine.tick()
+
+    clock.now_s += 2
+    run_all(engine)
+
+    assert len(runner.batches) == 1
+    with pytest.raises(DeadlineError):
+        future.result(0)
+
+
+@pytest.mark.parametrize(
+    ("fault", "error"),
+    [
+        ("bad prepare", GenerationFailedError),
+        ("bad sampler", GenerationFailedError),
+        ("bad forward", GenerationFailedError),
+        ("bad decode", NonFiniteOutputError),
+    ],
+)
+def test_a_faulty_request_fails_alone(fault, error):
+    engine = engine_by_hand(CountingRunner())
+    well = [engine.submit(request(f"well-{i}")) for i in range(2)]
+    bad = engine.submit(request("bad", prompt=fault))
+
+    run_all(engine)
+
+    assert [f.result(0).pixels[0, 0, 0] for f in well] == [3, 3]
+    with pytest.raises(error):
+        bad.result(0)
+
+
+def test_an_id_in_use_is_refused_and_its_owner_is_unharmed():
+    engine = engine_by_hand(CountingRunner())
+    owner, second = engine.submit(request("same")), engine.submit(request("same"))
+
+    run_all(engine)
+
+    assert owner.result(0)
+    assert isinstance(second.exception(0), GenerationFailedError)
+
+
+def test_a_failing_progress_callback_does_not_stop_the_request():
+    engine = engine_by_hand(CountingRunner())
+    future = engine.submit(request("a"), lambda _: 1 / 0)
+
+    run_all(engine)
+
+    assert future.result(0)
+
+
+def test_step_reports_tell_rows_and_requests():
+    reports = []
+    engine = engine_by_hand(CountingRunner(), on_step=reports.append)
+    engine.submit(request("guided", steps=1))
+    engine.submit(request("plain", steps=1, guided=False))
+
+    run_all(engine)
+
+    assert [(r.requests, r.rows) for r in reports] == [(2, 3)]
+
+
+# With its real threads.
+
+
+@pytest.fixture
+def running():
+    runner = CountingRunner()
+    engine = Engine(runner, Scheduler(max_batch_rows=8, ageing_s=1.0), max_resident_requests=8)
+    engine.start()
+    yield engine, runner
+    runner.gate.set()
+    engine.close(5)
+
+
+def test_the_engine_serves_from_its_own_thread(running):
+    engine, _ = running
+
+    pictures = [engine.submit(request(f"r{i}", steps=1 + i)).result(5) for i in range(5)]
+
+    assert [p.pixels[0, 0, 0] for p in pictures] == [1, 2, 3, 4, 5]
+
+
+def test_closing_fails_what_is_not_done_and_what_comes_later(running):
+    engine, runner = running
+    runner.gate.clear()
+    running_one = engine.submit(request("running", steps=1000))
+    closing = threading.Thread(target=engine.close)
+    closing.start()
+
+    runner.gate.set()
+    closing.join(5)
+
+    assert not engine.alive
+    for future in (running_one, engine.submit(request("after"))):
+        with pytest.raises(EngineStoppedError):
+            future.result(1)
+
+
+def test_the_age_of_a_hanging_step_is_seen(running):
+    engine, runner = running
+    runner.gate.clear()
+    engine.submit(request("hangs"))
+
+    time.sleep(0.3)
+
+    assert engine.alive
+    assert engine.step_age_s() > 0.1
