@@ -31,8 +31,8 @@ def draw_landmarks(landmarks: NDArray[np.floating] | NDArray[np.integer], width:
         raise ValueError(f"five landmarks of two coordinates are drawn, not {landmarks.shape}")
     picture = np.zeros((height, width, 3), np.uint8)
     for start in _LIMB_STARTS:
-        colour = [int(channel * _LIMB_BRIGHTNESS) for channel in _COLOURS[start]]
-        cv2.fillConvexPoly(picture, _limb(landmarks[[start, _NOSE]]), colour)
+        dimmed = [int(channel * _LIMB_BRIGHTNESS) for channel in _COLOURS[start]]
+        cv2.fillConvexPoly(picture, _limb(landmarks[[start, _NOSE]]), dimmed)
     for (x, y), colour in zip(landmarks, _COLOURS, strict=True):
         cv2.circle(picture, (int(x), int(y)), _POINT_RADIUS_PX, colour, cv2.FILLED)
     return picture
@@ -44,5 +44,4 @@ def _limb(ends: NDArray[np.floating] | NDArray[np.integer]) -> NDArray[np.int32]
     centre = (int(ends[:, 0].mean()), int(ends[:, 1].mean()))
     length = ((x1 - x2) ** 2 + (y1 - y2) ** 2) ** 0.5
     turn = int(math.degrees(math.atan2(y1 - y2, x1 - x2)))
-    outline: NDArray[np.int32] = cv2.ellipse2Poly(centre, (int(length / 2), _LIMB_HALF_WIDTH_PX), turn, 0, 360, 1)
-    return outline
+    return np.asarray(cv2.ellipse2Poly(centre, (int(length / 2), _LIMB_HALF_WIDTH_PX), turn, 0, 360, 1), np.int32)
