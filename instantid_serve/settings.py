@@ -64,6 +64,8 @@ class EngineSettings(_Section):
     max_batch_rows: Count = 16
     max_resident_requests: Count = 32  # prepared requests held at once, waiting or running
     ageing_s: Seconds = 0.5  # a request that came this much earlier counts as one step shorter
+    warm_up_timeout_s: Seconds = 300.0  # of the first picture: on a GPU its kernels are compiled
+    stuck_step_s: Seconds = 120.0  # a step that takes longer hangs, and the replica is replaced
 
 
 class DatabaseSettings(_Section):
