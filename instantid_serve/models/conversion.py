@@ -50,6 +50,7 @@ def convert_ip_adapter(bin_path: Path, safetensors_path: Path) -> None:
     }
     part = safetensors_path.with_name(f"{safetensors_path.name}.part")
     save_file(flat, part)
+    part.chmod(0o644)  # safetensors writes private files; a server may run as another user
     part.replace(safetensors_path)
 
 
