@@ -170,3 +170,7 @@ def _suffix(content: bytes) -> str:
     if content.startswith(b"\x89PNG"):
         return ".png"
     return ".jpg" if content.startswith(b"\xff\xd8") else ".webp"
+
+
+if __name__ == "__main__":
+    main()

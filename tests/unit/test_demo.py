@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from instantid_serve import demo
+from instantid_serve.errors import UnavailableError
+from instantid_serve.settings import Settings
+
+
+@given(pictures=st.integers(1, 32), steps=st.integers(1, 100))
+def test_a_plan_makes_exactly_the_pictures_asked_for(pictures: int, steps: int):
+    orders = demo.plan(pictures, steps)
+
+    assert sum(order.parameters["count"] for order in orders) == pictures
+    assert all(1 <= order.parameters["steps"] <= steps for order in orders)
+
+
+def test_a_plan_never_makes_one_picture_twice():
+    orders = demo.plan(32, 20)
+
+    seeds = [order.parameters["seed"] + i for order in orders for i in range(order.parameters["count"])]
+    assert len(set(seeds)) == 32
+
+
+def test_the_usual_plan_mixes_samplers_steps_and_guidance():
+    orders = demo.plan(8, 20)
+
+    assert len(orders) == len({order.parameters["sampler"] for order in orders}) == 6
+    assert len({order.parameters["steps"] for order in orders}) > 3
+    assert any(order.parameters.get("guidance_scale") == 1.0 for order in orders)
+
+
+def test_the_demos_server_has_a_key_a_port_and_data_of_its_own(tmp_path: Path):
+    config, url = demo._write_config(tmp_path, "the-key")
+
+    document = yaml.safe_load(config.read_text())
+    settings = Settings.load(document["applications"][0]["args"])
+    assert url == f"http://127.0.0.1:{document['http_options']['port']}"
+    assert settings.database.url.get_secret_value() == f"sqlite:///{tmp_path}/jobs.sqlite3"
+    assert settings.results.folder == tmp_path / "results"
+    assert [key.tenant for key in settings.api.keys] == ["demo"]
+    assert "the-key" not in config.read_text()
+
+
+def test_a_server_that_dies_is_reported_with_the_end_of_its_log(tmp_path: Path):
+    log = tmp_path / "server.log"
+    log.write_text("no such model\n")
+    with demo.Client("http://127.0.0.1:1", "k") as client:
+        process = subprocess.Popen([sys.executable, "-c", "raise SystemExit(3)"])
+        process.wait()
+
+        with pytest.raises(UnavailableError, match="no such model"):
+            demo._wait_until_ready(client, process, log, Console(quiet=True))
+
+
+def test_the_astronauts_landmarks_are_drawn_for_the_sheet():
+    tile = demo._landmark_tile(demo.astronaut(), (256, 256))
+
+    assert tile.picture.size == (256, 256)
+    assert tile.picture.getextrema()[0][1] == 255
