@@ -1,0 +1,114 @@
+"""The deployment that owns a device and denoises."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import time
+import uuid
+from collections.abc import AsyncGenerator, Mapping
+from concurrent.futures import Future
+from typing import Any
+
+import numpy as np
+import ray
+import torch
+
+from instantid_serve.engine.loop import Engine
+from instantid_serve.engine.runner import Runner
+from instantid_serve.engine.scheduler import Scheduler
+from instantid_serve.errors import EngineStoppedError
+from instantid_serve.messages import Picture, Progress, Request
+from instantid_serve.models.instantid import InstantIDModel
+from instantid_serve.service.generation import Finished
+from instantid_serve.serving.telemetry import EngineMetrics, log_as_serve_does
+from instantid_serve.settings import Settings
+
+_PROGRESS_EVERY_S = 0.1  # the dispatcher writes progress once a second; a message per step would only cost
+
+
+class Generator:
+    """Owns a device: one engine over one loaded model. It takes calls only after a real warm-up picture."""
+
+    def __init__(self, args: Mapping[str, Any]) -> None:
+        log_as_serve_does()
+        settings = Settings.load(dict(args))
+        self._stuck_step_s = settings.engine.stuck_step_s
+        torch.set_num_threads(settings.model.threads)
+        model = InstantIDModel.open(settings.model.folder, device=settings.model.device, dtype=settings.model.dtype)
+        self._engine = Engine(
+            Runner(model),
+            Scheduler(max_batch_rows=settings.engine.max_batch_rows, ageing_s=settings.engine.ageing_s),
+            max_resident_requests=settings.engine.max_resident_requests,
+            on_step=EngineMetrics().stepped,
+        )
+        self._engine.start()
+        side = min(settings.limits.native_side, settings.limits.max_side)
+        self._engine.submit(_warm_up(side)).result(settings.engine.warm_up_timeout_s)
+
+    async def ping(self) -> None:
+        """Answer: this replica is warm."""
+
+    async def generate(self, request: Request) -> AsyncGenerator[Progress | Finished]:
+        """Denoise one picture: now and then a Progress, then Finished with a reference to (H, W, 3) uint8 pixels.
+
+        When the caller goes away, the request leaves the engine before its next step.
+        """
+        # A job tried again may come back while its first try is still here: ids of the engine are this call's own.
+        request = dataclasses.replace(request, id=f"{request.id}.{uuid.uuid4().hex[:8]}")
+        inbox = _Inbox()
+        try:
+            future = self._engine.submit(request, inbox.progressed)
+            future.add_done_callback(inbox.done)
+            told_s = 0.0
+            while (progress := await inbox.next()) is not None:
+                if time.monotonic() - told_s >= _PROGRESS_EVERY_S:
+                    told_s = time.monotonic()
+                    yield progress
+            picture = future.result()
+            yield Finished(ray.put(picture.pixels), picture.stats)
+        finally:
+            self._engine.cancel(request.id)
+
+    def check_health(self) -> None:
+        """Serve replaces the replica after three failures in a row."""
+        if not self._engine.alive:
+            raise EngineStoppedError("the engine's thread ended")
+        if self._engine.step_age_s() > self._stuck_step_s:
+            raise EngineStoppedError("the engine's step hangs")
+
+    def __del__(self) -> None:
+        """Serve calls this when the replica stops, after its calls ended or its grace is over."""
+        if engine := getattr(self, "_engine", None):
+            engine.close()
+
+
+def _warm_up(side: int) -> Request:
+    """A picture of nobody in particular, the size most requests have: what is compiled for it serves them."""
+    landmarks = np.array([(0.35, 0.4), (0.65, 0.4), (0.5, 0.55), (0.4, 0.7), (0.6, 0.7)], np.float32) * side
+    embedding = np.random.default_rng(0).standard_normal(512).astype(np.float32)
+    return Request("warm-up", "warm up", 0, side, side, embedding, landmarks, steps=2)
+
+
+class _Inbox:
+    """The newest news of one request, from the engine's threads to the event loop."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._news = asyncio.Event()
+        self._progress: Progress | None = None
+        self._done = False
+
+    def progressed(self, progress: Progress) -> None:
+        self._progress = progress
+        self._loop.call_soon_threadsafe(self._news.set)
+
+    def done(self, _future: Future[Picture]) -> None:
+        self._done = True
+        self._loop.call_soon_threadsafe(self._news.set)
+
+    async def next(self) -> Progress | None:
+        """The newest progress once there is some; None when the request is over."""
+        await self._news.wait()
+        self._news.clear()
+        return None if self._done else self._progress

@@ -1,0 +1,59 @@
+"""What replicas report: metrics through Ray's exporter, and log lines in the replica's own log.
+
+A replica has no port of its own, so its numbers leave through the node's metrics agent (one scrape target per node).
+What is true of the whole service (jobs by status, queue depth) comes from SQL instead, in :mod:`.api.operations`.
+No metric carries a tenant, a prompt or a size: their number has no bound.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from ray.serve import metrics
+
+from instantid_serve.engine.request import StepReport
+
+_SECONDS = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160]
+_ROWS = [1, 2, 4, 6, 8, 12, 16, 24, 32, 48, 64]
+
+
+class EngineMetrics:
+    """The steps of one engine."""
+
+    def __init__(self) -> None:
+        self._seconds = metrics.Histogram(
+            "instantid_engine_step_seconds", "Seconds one denoising step took.", boundaries=_SECONDS
+        )
+        self._rows = metrics.Histogram(
+            "instantid_engine_step_rows", "UNet rows that shared one denoising step.", boundaries=_ROWS
+        )
+
+    def stepped(self, report: StepReport) -> None:
+        """Count a step; called on the device thread, a few microseconds each."""
+        self._seconds.observe(report.seconds)
+        self._rows.observe(report.rows)
+
+
+class StageMetrics:
+    """What the dispatcher's calls to the stages came to."""
+
+    def __init__(self) -> None:
+        self._seconds = metrics.Histogram(
+            "instantid_stage_seconds", "Seconds a stage took, as its caller saw it.", _SECONDS, tag_keys=("stage",)
+        )
+        self._outcomes = metrics.Counter(
+            "instantid_stage_calls", "Calls of a stage by how they ended: ok, or an error code.", ("stage", "code")
+        )
+
+    def ran(self, stage: str, code: str, seconds: float) -> None:
+        """Count one call of ``stage`` that ended with ``code`` (an error's, or ok)."""
+        self._seconds.observe(seconds, tags={"stage": stage})
+        self._outcomes.inc(1, tags={"stage": stage, "code": code})
+
+
+def log_as_serve_does() -> None:
+    """Send this package's log lines to the replica's log, in the encoding the config file's logging_config names."""
+    serve_log, ours = logging.getLogger("ray.serve"), logging.getLogger("instantid_serve")
+    ours.handlers = list(serve_log.handlers)
+    ours.setLevel(serve_log.level)
+    ours.propagate = False
