@@ -76,10 +76,10 @@ class Beat:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Pulse:
-    """What a heartbeat learns: ids of jobs whose cancel is requested, and of jobs that are this worker's no more."""
+    """What a heartbeat learns, as pairs (job id, fence): claims whose cancel is requested, and claims that are lost."""
 
-    canceled: frozenset[str]
-    lost: frozenset[str]
+    canceled: frozenset[tuple[str, int]]
+    lost: frozenset[tuple[str, int]]
 
 
 def new_job_id() -> str:

@@ -110,22 +110,22 @@ class Jobs:
         if not beats:
             return Pulse(frozenset(), frozenset())
         now = self._clock()
-        held = sa.tuple_(table.c.id, table.c.fence).in_([(beat.id, beat.fence) for beat in beats])
+        claims = {(beat.id, beat.fence) for beat in beats}
         statement = (
             sa.update(table)
-            .where(held, table.c.status == JobStatus.RUNNING)
+            .where(sa.tuple_(table.c.id, table.c.fence).in_(sorted(claims)), table.c.status == JobStatus.RUNNING)
             .values(
                 lease_until=now + lease_s,
                 updated_at=now,
-                step=sa.case({beat.id: beat.step for beat in beats}, value=table.c.id),
-                steps=sa.case({beat.id: beat.steps for beat in beats}, value=table.c.id),
+                step=sa.case(*((_held(beat.id, beat.fence), beat.step) for beat in beats)),
+                steps=sa.case(*((_held(beat.id, beat.fence), beat.steps) for beat in beats)),
             )
-            .returning(table.c.id, table.c.cancel_requested)
+            .returning(table.c.id, table.c.fence, table.c.cancel_requested)
         )
         with self._database.write() as connection:
             rows = connection.execute(statement).all()
-        lost = {beat.id for beat in beats} - {row.id for row in rows}
-        return Pulse(frozenset(row.id for row in rows if row.cancel_requested), frozenset(lost))
+        canceled = frozenset((row.id, row.fence) for row in rows if row.cancel_requested)
+        return Pulse(canceled, frozenset(claims - {(row.id, row.fence) for row in rows}))
 
     def settle_succeeded(
         self, job_id: str, fence: int, images: Sequence[StoredImage], timings: Mapping[str, float]
