@@ -1,0 +1,190 @@
+"""What a request gets depends on itself alone: on the real model, in any company, whoever leaves or fails."""
+
+import dataclasses
+import functools
+import itertools
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from instantid_serve.engine.loop import Engine
+from instantid_serve.engine.runner import Runner
+from instantid_serve.engine.scheduler import Scheduler
+from instantid_serve.messages import Request
+from instantid_serve.verify import InlineExecutor
+
+SCHEDULES = 200
+TOLERANCE = 1e-5
+LANDMARKS = np.array([[22, 25], [42, 24], [32, 34], [25, 45], [40, 44]], np.float32)
+LONG_PROMPT = ", ".join(["portrait of a person in a garden at dusk, soft light, 35mm film"] * 12)
+
+
+@dataclasses.dataclass(frozen=True)
+class Text:
+    tokens: torch.Tensor
+    pooled: torch.Tensor
+
+
+class FailingSampler:
+    """A sampler that works until its n-th step."""
+
+    def __init__(self, sampler, failing_step):
+        self._sampler, self._left = sampler, failing_step
+
+    def __getattr__(self, name):
+        return getattr(self._sampler, name)
+
+    def step(self, *args, **kwargs):
+        self._left -= 1
+        if self._left < 0:
+            raise ArithmeticError("the sampler fails here")
+        return self._sampler.step(*args, **kwargs)
+
+
+class FaultyModel:
+    """The real model, in which some requests bring trouble: by prompt, or by a sampler option of this double."""
+
+    def __init__(self, model):
+        self._model = model
+
+    def __getattr__(self, name):
+        return getattr(self._model, name)
+
+    def new_sampler(self, class_name, options):
+        options = dict(options)
+        failing_step = options.pop("failing_step", None)
+        sampler = self._model.new_sampler(class_name, options)
+        return sampler if failing_step is None else FailingSampler(sampler, failing_step)
+
+    def encode_prompts(self, prompts):
+        if "cannot be encoded" in prompts[-1]:
+            raise ValueError("this prompt cannot be encoded")
+        texts = self._model.encode_prompts(prompts)
+        if "poisons the batch" in prompts[-1]:
+            return [Text(t.tokens, torch.full_like(t.pooled, torch.inf)) for t in texts]
+        return texts
+
+    def unet(self, latents, timesteps, *, pooled, **rest):
+        if not torch.isfinite(pooled).all():
+            raise RuntimeError("out of memory")
+        return self._model.unet(latents, timesteps, pooled=pooled, **rest)
+
+
+def make_request(number):
+    """One of an endless list of requests that differ in everything a request can differ in."""
+    draw = random.Random(number)
+    width, height = draw.choice([(64, 64), (64, 64), (96, 64)])
+    start, end = draw.choice([(0.0, 1.0), (0.0, 1.0), (0.3, 0.8), (0.0, 0.5)])
+    return Request(
+        id=f"r{number}",
+        prompt=draw.choice(["a watercolor of a man", "film noir, a woman in the rain", LONG_PROMPT, ""]),
+        negative_prompt=draw.choice(["", "lowres, watermark"]),
+        seed=number,
+        width=width,
+        height=height,
+        embedding=np.random.default_rng(number).normal(size=512).astype(np.float32),
+        landmarks=LANDMARKS + draw.uniform(-6, 6),
+        steps=draw.randint(2, 4),
+        guidance_scale=draw.choice([1.0, 3.0, 5.0, 7.5]),
+        sampler=draw.choice(
+            [
+                "EulerDiscreteScheduler",
+                "EulerAncestralDiscreteScheduler",
+                "DPMSolverMultistepScheduler",
+                "DDIMScheduler",
+            ]
+        ),
+        identity_strength=draw.choice([0.0, 0.5, 0.8, 1.3]),
+        identitynet_strength=draw.choice([0.0, 0.4, 0.8]),
+        identitynet_start=start,
+        identitynet_end=end,
+    )
+
+
+FAULTS = (
+    {"prompt": "this cannot be encoded"},
+    {"prompt": "this poisons the batch"},
+    {"sampler_options": {"failing_step": 0}},
+    {"sampler_options": {"failing_step": 1}},
+)
+
+
+class Session:
+    """An engine driven by hand on the real model, and the last latents of every request."""
+
+    def __init__(self, model, max_batch_rows=12):
+        self.latents, self.futures = {}, {}
+        inline = InlineExecutor()
+        self.engine = Engine(
+            Runner(model, observe=lambda id_, _, latents: self.latents.__setitem__(id_, latents.copy())),
+            Scheduler(max_batch_rows=max_batch_rows, ageing_s=0.5),
+            max_resident_requests=6,
+            prepare_on=inline,
+            decode_on=inline,
+        )
+
+    def join(self, request):
+        self.futures[request.id] = self.engine.submit(request)
+
+    def run(self):
+        while self.engine.tick() or any(not f.done() for f in self.futures.values()):
+            pass
+
+
+@functools.cache
+def solo(model, number):
+    session = Session(model)
+    session.join(make_request(number))
+    session.run()
+    return session.latents[f"r{number}"]
+
+
+def relative_error(actual, wanted):
+    return np.linalg.norm(actual - wanted) / np.linalg.norm(wanted)
+
+
+def run_schedule(model, seed):
+    """Join, cancel and fail at random moments. Returns the session and the numbers of those that should end well."""
+    draw = random.Random(f"schedule {seed}")
+    session = Session(FaultyModel(model), max_batch_rows=draw.choice([2, 5, 12]))
+    arrivals = draw.sample(range(24), draw.randint(3, 6))
+    canceled = set(draw.sample(arrivals, draw.randint(0, 2)))
+    for number in arrivals:
+        session.join(make_request(number))
+        if draw.random() < 0.4:
+            trouble = dataclasses.replace(make_request(number), id=f"bad{number}", **draw.choice(FAULTS))
+            session.join(trouble)
+        for _ in range(draw.randint(0, 2)):
+            session.engine.tick()
+        if canceled and draw.random() < 0.5:
+            session.engine.cancel(f"r{draw.choice(sorted(canceled))}")
+    for number in canceled:
+        session.engine.cancel(f"r{number}")
+    session.run()
+    return session, [n for n in arrivals if n not in canceled]
+
+
+@pytest.mark.timeout(600)
+def test_no_schedule_of_joins_cancels_and_failures_changes_what_another_gets(miniature_model):
+    worst = 0.0
+
+    for seed in range(SCHEDULES):
+        session, well = run_schedule(miniature_model, seed)
+        for number in well:
+            assert session.futures[f"r{number}"].exception(0) is None
+            error = relative_error(session.latents[f"r{number}"], solo(miniature_model, number))
+            worst = max(worst, error)
+            assert error <= TOLERANCE, f"schedule {seed}, request {number}"
+        for name in session.futures:
+            assert not name.startswith("bad") or session.futures[name].exception(0) is not None
+
+    print(f"worst relative error over {SCHEDULES} schedules: {worst:.2e}")  # noqa: T201 - shown with -s
+
+
+def test_the_requests_of_these_schedules_differ_from_each_other(miniature_model):
+    finished = [solo(miniature_model, number) for number in range(24)]
+
+    for a, b in itertools.combinations(finished, 2):
+        assert a.shape != b.shape or relative_error(a, b) > 100 * TOLERANCE
