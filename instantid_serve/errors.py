@@ -29,8 +29,7 @@ InstantIDError
     ├── ConfigurationError      configuration             500
     └── WeightsError            weights_invalid           500
 
-Ray pickles these between processes, so every argument goes straight to the base class and no subclass has a
-constructor: ``raise FaceNotFoundError("no face", {"advice": "…"})``.
+Ray pickles these: no subclass has a constructor. ``raise FaceNotFoundError("no face", {"advice": "…"})``.
 """
 
 from __future__ import annotations
@@ -57,13 +56,7 @@ class InstantIDError(Exception):
 
     def to_json(self) -> dict[str, Any]:
         """What a job's row keeps of the error, and what a problem answer is made of."""
-        return {
-            "code": self.code,
-            "status": self.status,
-            "retryable": self.retryable,
-            "detail": self.detail,
-            "facts": self.facts,
-        }
+        return {name: getattr(self, name) for name in ("code", "status", "retryable", "detail", "facts")}
 
     def __str__(self) -> str:
         return self.detail
