@@ -83,8 +83,8 @@ class GuardedDecoder:
 
     def close(self) -> None:
         """End the children. Photos being decoded are finished first."""
-        for _ in range(self._workers):
-            child = self._children.get()
+        children = [self._children.get() for _ in range(self._workers)]
+        for child in children:
             if child:
                 child.end()
             self._children.put(None)
@@ -130,6 +130,7 @@ class _Child:
             with self._killed_after(timeout_s):
                 kind, answer = self._ask(data)
         except (OSError, EOFError) as error:
+            self.end()  # waits for it: a child that is dying is not yet known to be dead
             raise ImageCorruptError("the photo cannot be decoded within the service's limits") from error
         if kind == _DONE:
             return answer

@@ -15,9 +15,11 @@ import cv2
 import numpy as np
 from PIL import Image, ImageCms
 
+from instantid_serve.containers import check_scans, check_structure, sniff
 from instantid_serve.errors import (
     ImageAnimatedError,
     ImageCorruptError,
+    ImageError,
     ImageFormatError,
     ImageTooLargeError,
     ImageTooManyPixelsError,
@@ -39,12 +41,8 @@ MAX_SIDE_PX = 8192
 LONG_SIDE_PX = 2048  # what the analysers get at most; faces that matter stay hundreds of pixels wide
 
 _FORMATS = ("JPEG", "PNG", "WEBP")
-# A progressive JPEG may repeat a scan over all its pixels thousands of times in few bytes. Cameras use about ten.
-_MAX_SCANNED_PIXELS = 500_000_000
-_START_OF_SCAN = b"\xff\xda"
 _EXIF_ORIENTATION = 0x0112
 _GRAY = 128  # what shows where a photo is transparent
-_MIN_IMAGE_BYTES = 12  # no signature is shorter
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -72,7 +70,8 @@ def decode_photo(data: bytes, *, max_bytes: int) -> NDArray[np.uint8]:
     :func:`inspect` does, and ImageCorruptError where the pixels do not decode.
     """
     with _open(data, max_bytes) as image:
-        _check_scans(data, _header(image))
+        if image.format == "JPEG":
+            check_scans(data, image.width * image.height)
         image.draft(image.mode, (LONG_SIDE_PX, LONG_SIDE_PX))  # a large JPEG decodes at 1/2, 1/4 or 1/8 at once
         image.load()
         orientation = _orientation(image)
@@ -113,8 +112,7 @@ def _open(data: bytes, max_bytes: int) -> Iterator[Image.Image]:
     """Open a photo whose header passes the gate, and name every fault that reading it further brings up."""
     if len(data) > max_bytes:
         raise ImageTooLargeError(f"the photo must be at most {max_bytes} bytes", {"max_bytes": max_bytes})
-    if not _has_known_signature(data):
-        raise _wrong_format(data)
+    check_structure(data, sniff(data))
     try:
         # Pillow never tries another format than these, whatever the bytes look like.
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
@@ -122,7 +120,7 @@ def _open(data: bytes, max_bytes: int) -> Iterator[Image.Image]:
             yield image
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise _too_many_pixels() from error
-    except (ImageAnimatedError, ImageFormatError, ImageTooManyPixelsError, ImageTooSmallError, ImageCorruptError):
+    except ImageError:
         raise
     # Parsers of hostile bytes raise what they happen to hit: OSError, SyntaxError, ValueError (a zTXt or iCCP bomb),
     # struct.error, KeyError, MemoryError. Whichever it is, the photo is at fault, never the service.
@@ -156,27 +154,6 @@ def _too_many_pixels(sides: dict[str, int] | None = None) -> ImageTooManyPixelsE
     return ImageTooManyPixelsError(
         f"the photo must have at most {MAX_PIXELS} pixels and sides of at most {MAX_SIDE_PX}", (sides or {}) | limits
     )
-
-
-def _has_known_signature(data: bytes) -> bool:
-    return data.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")) or (data[:4] == b"RIFF" and data[8:12] == b"WEBP")
-
-
-def _wrong_format(data: bytes) -> ImageCorruptError | ImageFormatError:
-    if len(data) < _MIN_IMAGE_BYTES:
-        return ImageCorruptError("the photo is empty or cut off")
-    advice = {"advice": "send a JPEG, a PNG or a WebP"}
-    if data[4:12] in {b"ftypheic", b"ftypheix", b"ftypmif1", b"ftypmsf1"}:
-        return ImageFormatError("the photo is a HEIC file, as iPhones save them; export it as a JPEG", advice)
-    return ImageFormatError("the photo is not a JPEG, PNG or WebP", advice)
-
-
-def _check_scans(data: bytes, header: PhotoHeader) -> None:
-    if header.format != "jpeg":
-        return
-    scans = data.count(_START_OF_SCAN)
-    if scans * header.width * header.height > _MAX_SCANNED_PIXELS and scans > 1:
-        raise ImageCorruptError("the photo's JPEG repeats its scans beyond reason", {"scans": scans})
 
 
 def _orientation(image: Image.Image) -> int:
