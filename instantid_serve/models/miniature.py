@@ -18,13 +18,13 @@ from typing import Any
 import diffusers
 import torch
 import transformers
-from diffusers import AutoencoderKL, ControlNetModel, EulerDiscreteScheduler, UNet2DConditionModel
+from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
 from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from instantid_serve.errors import WeightsError
 from instantid_serve.models.miniature_tokenizer import WINDOW, make_tokenizer
-from instantid_serve.models.miniature_weights import draw, fill, pass_noise_through
+from instantid_serve.models.miniature_weights import balance_colors, draw, fill, pass_noise_through
 from instantid_serve.models.weights import Origin, check_manifest, write_manifest
 
 PRESET = "miniature"
@@ -34,6 +34,7 @@ _LATENTS = 4
 _TEXT, _TEXT_2 = 32, 64  # widths of the two text encoders, side by side in the UNet's context
 _CONTEXT = _TEXT + _TEXT_2
 _WIDTHS = (32, 48, 48)
+_HINT_WIDTHS = (4, 8, 16, 32)  # the landmark picture is read at full size: wider, and this would be most of a step
 _TIME_ID = 8  # width of each of SDXL's six size numbers
 _ADAPTER = 64  # width of the adapter's projection: one head, which the reader of the format fixes at 64
 _TOKENS, _DEPTH, _EMBEDDING = 16, 4, 512
@@ -66,6 +67,26 @@ _PIPELINE: dict[str, Any] = {
     "tokenizer_2": ["transformers", "CLIPTokenizer"],
     "unet": ["diffusers", "UNet2DConditionModel"],
     "vae": ["diffusers", "AutoencoderKL"],
+}
+
+# SDXL's own noise schedule, with the keys for other samplers: without them DDIM clips latents to -1..1.
+_SCHEDULER: dict[str, Any] = {
+    "_class_name": "EulerDiscreteScheduler",
+    "_diffusers_version": diffusers.__version__,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "beta_start": 0.00085,
+    "clip_sample": False,
+    "interpolation_type": "linear",
+    "num_train_timesteps": 1000,
+    "prediction_type": "epsilon",
+    "sample_max_value": 1.0,
+    "set_alpha_to_one": False,
+    "skip_prk_steps": True,
+    "steps_offset": 1,
+    "timestep_spacing": "leading",
+    "trained_betas": None,
+    "use_karras_sigmas": False,
 }
 
 
@@ -112,16 +133,18 @@ def _build(folder: Path) -> None:
         "base/vae": _vae(),
         "base/text_encoder": CLIPTextModel(_text_config(_TEXT, tokenizer, "quick_gelu")),
         "base/text_encoder_2": CLIPTextModelWithProjection(_text_config(_TEXT_2, tokenizer_2, "gelu")),
-        "ControlNetModel": ControlNetModel(**_SHARED, conditioning_embedding_out_channels=(16, 32, 48, 64)),
+        "ControlNetModel": ControlNetModel(**_SHARED, conditioning_embedding_out_channels=_HINT_WIDTHS),
     }
     for name, module in modules.items():
         fill(name, module)
     pass_noise_through(unet)
-    parts = {"base/tokenizer": tokenizer, "base/tokenizer_2": tokenizer_2, "base/scheduler": _scheduler()}
+    balance_colors(modules["base/vae"])
+    parts = {"base/tokenizer": tokenizer, "base/tokenizer_2": tokenizer_2}
     with _no_progress_bars():
         for name, part in (modules | parts).items():
             part.save_pretrained(folder / name)
-    (folder / "base" / "model_index.json").write_text(json.dumps(_PIPELINE, indent=2, sort_keys=True) + "\n")
+    _write_json(folder / "base" / "model_index.json", _PIPELINE)
+    _write_json(folder / "base" / "scheduler" / "scheduler_config.json", _SCHEDULER)
     save_file(_adapter(unet), folder / "ip-adapter.safetensors")
     for path in folder.rglob("*.safetensors"):
         path.chmod(0o644)  # safetensors writes private files; a server may run as another user
@@ -169,11 +192,9 @@ def _text_config(width: int, tokenizer: Any, activation: str) -> CLIPTextConfig:
     )
 
 
-def _scheduler() -> EulerDiscreteScheduler:
-    """SDXL's own noise schedule."""
-    return EulerDiscreteScheduler(
-        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", timestep_spacing="leading", steps_offset=1
-    )
+def _write_json(path: Path, values: dict[str, Any]) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _adapter(unet: UNet2DConditionModel) -> dict[str, torch.Tensor]:
