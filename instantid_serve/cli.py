@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import typing
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from typer.core import TyperGroup
@@ -62,11 +62,17 @@ def version() -> None:
 
 
 @app.command()
-def up(config: Annotated[Path, typer.Argument(help="A Serve config, for example deployments/local.yaml.")]) -> None:
+def up(
+    config: Annotated[Path, typer.Argument(help="A Serve config, for example deployments/local.yaml.")],
+    *,
+    port: Annotated[int | None, typer.Option(help="Instead of the config's port; 0 takes a free one.")] = None,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Show what the replicas log.")] = False,
+) -> None:
     """Start Ray on this machine and serve a config until interrupted."""
     from instantid_serve.serving.up import up as serve_up
 
-    serve_up(config)
+    typer.echo("starting; the address is printed once a first picture is made", err=True)
+    serve_up(config, port=port, verbose=verbose, announce=typer.echo)
 
 
 @app.command()
@@ -97,6 +103,32 @@ def verify(
         failed = failed or not case["ok"]
     if failed:
         raise typer.Exit(_EXIT_FAILED)
+
+
+@weights.command("make")
+def make_weights(
+    preset: Annotated[Literal["miniature"], typer.Option(help="The one model that is made and not fetched.")],
+    folder: Annotated[Path | None, typer.Option(help="Where to; by default where `up` looks for it.")] = None,
+    *,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")] = False,
+) -> None:
+    """Make the miniature model: seconds, no download, the same bytes on every run."""
+    from instantid_serve.models import miniature
+    from instantid_serve.settings import data_home
+
+    place = folder or data_home() / "models" / preset
+    miniature.make(place, overwrite=overwrite)
+    typer.echo(place)
+
+
+@weights.command("check")
+def check_weights(folder: Annotated[Path, typer.Argument(help="A model folder.")]) -> None:
+    """Compare every file of a model folder with its manifest."""
+    from instantid_serve.models.weights import check_manifest
+
+    manifest = check_manifest(folder)
+    size_bytes = sum(file.size_bytes for file in manifest.files)
+    typer.echo(f"{manifest.preset}: {len(manifest.files)} files, {size_bytes / 1e6:.1f} MB, as the manifest says")
 
 
 @app.command()

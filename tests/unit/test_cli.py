@@ -100,6 +100,30 @@ def test_debug_shows_the_traceback(service: Service, photo: Path):
     assert "UnauthorizedError" in result.stderr
 
 
+def test_the_miniature_is_made_checked_and_refused_when_a_byte_is_flipped(tmp_path: Path):
+    folder = tmp_path / "miniature"
+
+    made = command("weights", "make", "--preset", "miniature", "--folder", folder)
+    whole = command("weights", "check", folder)
+    weight_file = next(folder.rglob("ip-adapter.safetensors"))
+    content = bytearray(weight_file.read_bytes())
+    content[-1] ^= 1
+    weight_file.write_bytes(content)
+    flipped = command("weights", "check", folder)
+
+    assert (made.returncode, made.stdout) == (0, f"{folder}\n"), made.stderr
+    assert whole.stdout.startswith("miniature: ")
+    assert flipped.returncode == 1
+    assert flipped.stderr.startswith("error: weights_invalid: the model file ip-adapter.safetensors")
+
+
+def test_a_configuration_that_is_not_there_is_one_line_and_exit_code_2(tmp_path: Path):
+    result = command("up", tmp_path / "nothing.yaml")
+
+    assert result.returncode == 2
+    assert "error: configuration: cannot read" in result.stderr
+
+
 def test_a_wrong_option_is_exit_code_2():
     assert command("demo", "--pictures", 0).returncode == 2
 
