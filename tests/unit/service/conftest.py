@@ -14,9 +14,13 @@ POSTGRES = os.environ.get("TEST_POSTGRES_URL")  # the same tests on PostgreSQL, 
 
 
 @pytest.fixture(params=["sqlite", *(["postgresql"] if POSTGRES else [])])
-def database(request, tmp_path):
-    url = POSTGRES if request.param == "postgresql" else f"sqlite:///{tmp_path / 'jobs.sqlite3'}"
-    database = open_database(url, busy_timeout_s=10)
+def database_url(request, tmp_path):
+    return POSTGRES if request.param == "postgresql" else f"sqlite:///{tmp_path / 'jobs.sqlite3'}"
+
+
+@pytest.fixture
+def database(database_url):
+    database = open_database(database_url, busy_timeout_s=10)
     upgrade(database)
     with database.write() as connection:
         connection.execute(sa.delete(table))

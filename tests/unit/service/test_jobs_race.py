@@ -1,4 +1,4 @@
-"""Several processes on one SQLite file at once."""
+"""Several processes on one database at once."""
 
 import collections
 import json
@@ -7,7 +7,6 @@ import sys
 
 from doubles.service import add
 
-from instantid_serve.service.database import open_database
 from instantid_serve.service.jobs import Jobs, JobStatus
 
 PROCESSES = 4
@@ -72,17 +71,14 @@ def start_workers(url):
     return workers
 
 
-def test_no_job_is_claimed_twice_under_one_fence_and_each_ends_once(tmp_path):
-    url = f"sqlite:///{tmp_path / 'jobs.sqlite3'}"
-    workers = start_workers(url)  # they also make the tables, all at once
-    database = open_database(url)
+def test_no_job_is_claimed_twice_under_one_fence_and_each_ends_once(database_url, database):
+    workers = start_workers(database_url)
     jobs = Jobs(database)
     inserted = {add(jobs, tenant).id for tenant in ["alice", "bob", "carol"] * (JOBS // 3)}
 
     reports = [json.loads(worker.communicate("go\n", timeout=120)[0]) for worker in workers]
     claims = collections.Counter(tuple(claim) for report in reports for claim in report["claimed"])
     settled = collections.Counter(job_id for report in reports for job_id in report["settled"])
-    database.close()
 
     assert all(worker.returncode == 0 for worker in workers)
     assert max(claims.values()) == 1
