@@ -74,7 +74,7 @@ class Clock:
         return self.now_s
 
 
-def engine_by_hand(runner, *, max_batch_rows=8, max_resident_requests=8, on_step=None, clock=None):
+def engine_by_hand(runner, *, max_batch_rows=8, max_resident_requests=8, on_step=None, clock=None, decode_on=None):
     """An engine without threads: each `tick()` reads the inbox and runs at most one step."""
     return Engine(
         runner,
@@ -82,7 +82,7 @@ def engine_by_hand(runner, *, max_batch_rows=8, max_resident_requests=8, on_step
         max_resident_requests=max_resident_requests,
         on_step=on_step,
         prepare_on=InlineExecutor(),
-        decode_on=InlineExecutor(),
+        decode_on=decode_on or InlineExecutor(),
         clock=clock or Clock(),
     )
 

@@ -6,7 +6,6 @@ the device thread shares with others is its inbox.
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import queue
 import threading
@@ -18,6 +17,7 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from instantid_serve.engine.request import Entry, StepReport
 from instantid_serve.engine.runner import Runner, State
 from instantid_serve.engine.scheduler import Scheduler
+from instantid_serve.engine.ticket import OnProgress, Ticket, named
 from instantid_serve.errors import (
     CanceledError,
     DeadlineError,
@@ -25,27 +25,10 @@ from instantid_serve.errors import (
     GenerationFailedError,
     InstantIDError,
 )
-from instantid_serve.messages import Picture, PictureStats, Progress, Request
+from instantid_serve.messages import Picture, Request
 
 log = logging.getLogger(__name__)
-OnProgress = Callable[[Progress], None]
 Message = Callable[[], None]
-
-
-@dataclasses.dataclass(slots=True, eq=False)
-class _Ticket:
-    """A request from submit to its future's result. Only the device thread changes it."""
-
-    request: Request
-    on_progress: OnProgress | None
-    submitted_s: float
-    future: Future[Picture] = dataclasses.field(default_factory=Future)
-    state: State | None = None
-    prepare_s: float = 0.0
-    ready_s: float = 0.0
-    first_step_s: float = 0.0
-    row_steps: int = 0
-    max_batch_rows: int = 0
 
 
 class Engine:
@@ -69,8 +52,8 @@ class Engine:
         self._prepare_on = prepare_on or ThreadPoolExecutor(1, thread_name_prefix="engine-prepare")
         self._decode_on = decode_on or ThreadPoolExecutor(1, thread_name_prefix="engine-decode")
         self._inbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
-        self._waiting: deque[_Ticket] = deque()
-        self._tickets: dict[str, _Ticket] = {}
+        self._waiting: deque[Ticket] = deque()
+        self._tickets: dict[str, Ticket] = {}
         self._resident = 0
         self._closing = self._deaf = False
         self._gate = threading.Lock()
@@ -84,8 +67,12 @@ class Engine:
         self._thread.start()
 
     def submit(self, request: Request, on_progress: OnProgress | None = None) -> Future[Picture]:
-        """Queue a request. Its future fails with one of our errors; ``on_progress`` runs on the device thread."""
-        ticket = _Ticket(request, on_progress, self._clock())
+        """Queue a request. Its future fails with one of our errors, and canceling it cancels the request.
+
+        ``on_progress`` runs on the device thread: it must return at once.
+        """
+        ticket = Ticket(request, on_progress, self._clock())
+        ticket.future.add_done_callback(lambda future: self.cancel(request.id) if future.cancelled() else None)
         self._send(lambda: self._take_in(ticket))
         return ticket.future
 
@@ -114,10 +101,11 @@ class Engine:
 
     def _send(self, message: Message) -> None:
         with self._gate:
-            if self._deaf:
-                message()  # nobody reads the inbox any more; what is sent now only fails its future
-            else:
+            deaf = self._deaf
+            if not deaf:
                 self._inbox.put(message)
+        if deaf:
+            message()  # nobody reads the inbox any more; what is sent now only fails its future
 
     # The device thread.
 
@@ -153,7 +141,7 @@ class Engine:
                 return
             message()
 
-    def _take_in(self, ticket: _Ticket) -> None:
+    def _take_in(self, ticket: Ticket) -> None:
         if self._closing:
             ticket.future.set_exception(EngineStoppedError("the engine is stopping"))
         elif ticket.request.id in self._tickets:
@@ -170,24 +158,24 @@ class Engine:
                 self._resident += 1
                 self._prepare_on.submit(self._prepare, ticket)
 
-    def _prepare(self, ticket: _Ticket) -> None:
+    def _prepare(self, ticket: Ticket) -> None:
         """Runs on the prepare thread; hands the result back through the inbox."""
         began_s = self._clock()
         try:
             state = self._runner.prepare(ticket.request)
         except Exception as error:  # noqa: BLE001 - whatever a request's preparation raises is that request's
-            failure = _named(error)
+            failure = named(error)
             self._send(lambda: self._retire(ticket, failure))
             return
         ticket.prepare_s = self._clock() - began_s
         self._send(lambda: self._join(ticket, state))
 
-    def _join(self, ticket: _Ticket, state: State) -> None:
-        request, now_s = ticket.request, self._clock()
+    def _join(self, ticket: Ticket, state: State) -> None:
+        request = ticket.request
         if self._tickets.get(request.id) is not ticket:  # canceled while it was prepared
             self._free_place()
             return
-        ticket.state, ticket.ready_s = state, now_s
+        ticket.state = state
         key = self._runner.shape_key(request)
         self._scheduler.add(Entry(request, key, state.steps, ticket.submitted_s))
 
@@ -210,54 +198,30 @@ class Engine:
         """Run the batch; when its forward pass fails, run each request alone, so that only the culprits fail."""
         states = [state for entry in batch if (state := self._tickets[entry.id].state)]
         try:
-            return {id_: _named(error) for id_, error in self._runner.step(states).items()}
+            return {id_: named(error) for id_, error in self._runner.step(states).items()}
         except Exception as error:  # the top of the device thread: a failed batch must not end it
             log.warning("a step of %d requests failed", len(batch), exc_info=True)
             if len(batch) == 1:
-                return {batch[0].id: _named(error)}
+                return {batch[0].id: named(error)}
         return {id_: error for entry in batch for id_, error in self._run_isolated([entry]).items()}
 
     def _moved(self, entry: Entry, rows: int, began_s: float) -> None:
         ticket = self._tickets[entry.id]
-        ticket.first_step_s = ticket.first_step_s or began_s
-        ticket.row_steps += rows
-        ticket.max_batch_rows = max(ticket.max_batch_rows, rows)
-        self._report(ticket, Progress(entry.steps_done, entry.steps, rows))
-        if entry.remaining == 0:
+        ticket.moved(entry, rows, began_s)
+        if entry.remaining == 0 and ticket.state:
             self._scheduler.remove(entry.id)
-            self._free_place()
-            self._decode_on.submit(self._decode, ticket, self._clock())
+            self._decode_on.submit(self._decode, ticket, ticket.state, self._clock())
 
-    def _report(self, ticket: _Ticket, progress: Progress) -> None:
-        if ticket.on_progress is None:
-            return
-        try:
-            ticket.on_progress(progress)
-        except Exception:  # a caller's callback must not end the device thread
-            log.warning("the progress callback of %s failed", ticket.request.id, exc_info=True)
-            ticket.on_progress = None
-
-    def _decode(self, ticket: _Ticket, done_s: float) -> None:
+    def _decode(self, ticket: Ticket, state: State, done_s: float) -> None:
         """Runs on the decode thread; hands the result back through the inbox."""
-        if ticket.state is None:
-            raise AssertionError("only a prepared request is decoded")
         try:
-            pixels = self._runner.finish(ticket.state)
+            pixels = self._runner.finish(state)
         except Exception as error:  # noqa: BLE001 - whatever decoding raises is that request's
-            failure = _named(error)
-            self._send(lambda: self._settle(ticket, failure))
+            failure = named(error)
+            self._send(lambda: self._retire(ticket, failure))
             return
-        steps = ticket.state.steps
-        stats = PictureStats(
-            waiting_s=ticket.first_step_s - ticket.submitted_s - ticket.prepare_s,
-            prepare_s=ticket.prepare_s,
-            denoise_s=done_s - ticket.first_step_s,
-            decode_s=self._clock() - done_s,
-            steps=steps,
-            mean_batch_rows=ticket.row_steps / steps,
-            max_batch_rows=ticket.max_batch_rows,
-        )
-        self._send(lambda: self._settle(ticket, Picture(pixels, stats)))
+        stats = ticket.stats(steps=state.steps, denoised_s=done_s, decoded_s=self._clock())
+        self._send(lambda: self._retire(ticket, Picture(pixels, stats)))
 
     def _drop(self, request_id: str, error: InstantIDError) -> None:
         ticket = self._tickets.get(request_id)
@@ -267,19 +231,16 @@ class Engine:
             self._free_place()
         self._settle(ticket, error)
 
-    def _retire(self, ticket: _Ticket, error: InstantIDError) -> None:
+    def _retire(self, ticket: Ticket, outcome: Picture | InstantIDError) -> None:
+        """End a request that left another thread: only now is its place free, so finished ones cannot pile up."""
         self._free_place()
-        self._settle(ticket, error)
+        self._settle(ticket, outcome)
 
-    def _settle(self, ticket: _Ticket, outcome: Picture | InstantIDError) -> None:
+    def _settle(self, ticket: Ticket, outcome: Picture | InstantIDError) -> None:
         if self._tickets.get(ticket.request.id) is not ticket:
             return
         del self._tickets[ticket.request.id]
-        ticket.state = None
-        if isinstance(outcome, Picture):
-            ticket.future.set_result(outcome)
-        else:
-            ticket.future.set_exception(outcome)
+        ticket.settle(outcome)
 
     def _free_place(self) -> None:
         self._resident -= 1
@@ -289,11 +250,3 @@ class Engine:
         self._closing = True
         for request_id in list(self._tickets):
             self._drop(request_id, EngineStoppedError("the engine stopped"))
-
-
-def _named(error: Exception) -> InstantIDError:
-    if isinstance(error, InstantIDError):
-        return error
-    failure = GenerationFailedError(f"the picture could not be made: {type(error).__name__}")
-    failure.__cause__ = error
-    return failure

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from concurrent.futures import Executor
 
 import pytest
 from engine_doubles import Clock, CountingRunner, engine_by_hand, request, run_all
@@ -54,6 +55,65 @@ def test_a_canceled_request_is_gone_before_the_next_step():
     with pytest.raises(CanceledError):
         future.result(0)
     assert other.result(0)
+
+
+def test_canceling_the_future_cancels_the_request():
+    runner = CountingRunner()
+    engine = engine_by_hand(runner)
+    future, other = engine.submit(request("a", steps=9)), engine.submit(request("b", steps=2))
+    engine.tick()
+
+    future.cancel()
+    run_all(engine)
+
+    assert runner.batches == [["b", "a"], ["b"]]
+    assert other.result(0)
+
+
+class LateExecutor(Executor):
+    """Keeps what it is handed until `run_all`."""
+
+    def __init__(self):
+        self.kept = []
+
+    def submit(self, fn, /, *args, **kwargs):
+        self.kept.append(lambda: fn(*args, **kwargs))
+
+    def run_all(self):
+        while self.kept:
+            self.kept.pop(0)()
+
+
+def test_pictures_that_wait_to_be_decoded_hold_their_places():
+    runner, decode_on = CountingRunner(), LateExecutor()
+    engine = engine_by_hand(runner, max_resident_requests=2, decode_on=decode_on)
+    futures = [engine.submit(request(f"r{i}", steps=1)) for i in range(4)]
+
+    run_all(engine)
+    stepped_before_decoding = {name for batch in runner.batches for name in batch}
+    decode_on.run_all()
+    run_all(engine)
+    decode_on.run_all()
+    run_all(engine)
+
+    assert stepped_before_decoding == {"r0", "r1"}
+    assert all(f.result(0) for f in futures)
+
+
+def test_a_request_canceled_while_it_is_decoded_gives_its_place_back():
+    decode_on = LateExecutor()
+    engine = engine_by_hand(CountingRunner(), max_resident_requests=1, decode_on=decode_on)
+    first, second = engine.submit(request("first", steps=1)), engine.submit(request("second", steps=1))
+    run_all(engine)
+
+    engine.cancel("first")
+    decode_on.run_all()
+    run_all(engine)
+    decode_on.run_all()
+    run_all(engine)
+
+    assert isinstance(first.exception(0), CanceledError)
+    assert second.result(0)
 
 
 def test_a_request_canceled_while_it_waits_is_never_prepared():

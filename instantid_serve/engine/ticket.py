@@ -1,0 +1,77 @@
+"""A request from submit to its future's result: what the loop keeps of it besides its tensors."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Callable
+from concurrent.futures import Future
+
+from instantid_serve.engine.request import Entry
+from instantid_serve.engine.runner import State
+from instantid_serve.errors import GenerationFailedError, InstantIDError
+from instantid_serve.messages import Picture, PictureStats, Progress, Request
+
+log = logging.getLogger(__name__)
+OnProgress = Callable[[Progress], None]
+
+
+@dataclasses.dataclass(slots=True, eq=False)
+class Ticket:
+    """One submitted request. Times are seconds on the engine's clock. Only the device thread changes it."""
+
+    request: Request
+    on_progress: OnProgress | None
+    submitted_s: float
+    future: Future[Picture] = dataclasses.field(default_factory=Future)
+    state: State | None = None
+    prepare_s: float = 0.0
+    first_step_s: float | None = None
+    row_steps: int = 0
+    max_batch_rows: int = 0
+
+    def moved(self, entry: Entry, batch_rows: int, began_s: float) -> None:
+        """Count a step that ran in a batch of ``batch_rows`` rows, and tell the caller."""
+        if self.first_step_s is None:
+            self.first_step_s = began_s
+        self.row_steps += batch_rows
+        self.max_batch_rows = max(self.max_batch_rows, batch_rows)
+        if self.on_progress is None:
+            return
+        try:
+            self.on_progress(Progress(entry.steps_done, entry.steps, batch_rows))
+        except Exception:  # a caller's callback must not end the device thread
+            log.warning("the progress callback of %s failed", self.request.id, exc_info=True)
+            self.on_progress = None
+
+    def stats(self, *, steps: int, denoised_s: float, decoded_s: float) -> PictureStats:
+        """How the picture was made; ``denoised_s`` and ``decoded_s`` are when these ended."""
+        first_step_s = denoised_s if self.first_step_s is None else self.first_step_s
+        return PictureStats(
+            waiting_s=first_step_s - self.submitted_s - self.prepare_s,
+            prepare_s=self.prepare_s,
+            denoise_s=denoised_s - first_step_s,
+            decode_s=decoded_s - denoised_s,
+            steps=steps,
+            mean_batch_rows=self.row_steps / steps,
+            max_batch_rows=self.max_batch_rows,
+        )
+
+    def settle(self, outcome: Picture | InstantIDError) -> None:
+        """Give the caller the picture or the error, and let go of the tensors."""
+        self.state = None
+        if not self.future.set_running_or_notify_cancel():
+            return  # the caller canceled the future itself and waits for nothing
+        if isinstance(outcome, Picture):
+            self.future.set_result(outcome)
+        else:
+            self.future.set_exception(outcome)
+
+
+def named(error: Exception) -> InstantIDError:
+    """Return one of our errors as it is, any other as GenerationFailedError with its cause kept."""
+    if isinstance(error, InstantIDError):
+        return error
+    failure = GenerationFailedError(f"the picture could not be made: {type(error).__name__}")
+    failure.__cause__ = error
+    return failure
