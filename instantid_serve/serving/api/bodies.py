@@ -142,6 +142,8 @@ async def _parse_form(request: Request, declared: Message) -> FormData:
 
     # The whole body is read first: it is bounded, and a photo then never touches a temporary file.
     body = await request.body()
+    if f"--{boundary}--".encode() not in body:  # the parser would take what there is of a form that was cut off
+        raise MalformedBodyError("the form is not complete")
 
     async def chunks() -> AsyncGenerator[bytes]:
         yield body
