@@ -6,11 +6,14 @@ unpickler, and kept as safetensors, which cannot run code.
 
 from __future__ import annotations
 
+import contextlib
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
@@ -22,6 +25,7 @@ _KEYS = {
     "ip_adapter": re.compile(r"\d{1,4}\.to_[kv]_ip\.weight"),
 }
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+_READABLE = 0o644  # safetensors writes private files; a server may run as another user
 
 
 def read_ip_adapter(path: Path) -> dict[str, dict[str, torch.Tensor]]:
@@ -50,8 +54,32 @@ def convert_ip_adapter(bin_path: Path, safetensors_path: Path) -> None:
     }
     part = safetensors_path.with_name(f"{safetensors_path.name}.part")
     save_file(flat, part)
-    part.chmod(0o644)  # safetensors writes private files; a server may run as another user
     part.replace(safetensors_path)
+    safetensors_path.chmod(_READABLE)
+
+
+def save_quietly(part: Any, folder: Path) -> None:  # noqa: ANN401 - anything of diffusers' or transformers'
+    """``part.save_pretrained(folder)`` without transformers' progress bars, readable by other users."""
+    with _no_progress_bars():
+        part.save_pretrained(folder)
+    make_readable(folder)
+
+
+def make_readable(folder: Path) -> None:
+    """Let others read the safetensors files of a folder."""
+    for path in folder.rglob("*.safetensors"):
+        path.chmod(_READABLE)
+
+
+@contextlib.contextmanager
+def _no_progress_bars() -> Iterator[None]:
+    enabled = transformers.utils.logging.is_progress_bar_enabled()
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if enabled:
+            transformers.utils.logging.enable_progress_bar()
 
 
 def _read_pickle(path: Path) -> Any:  # noqa: ANN401 - a pickle may hold anything; the caller checks

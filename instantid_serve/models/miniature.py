@@ -7,22 +7,20 @@ VAE paints it in mid-range contrast. So every stage, sampler and setting runs on
 
 from __future__ import annotations
 
-import contextlib
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import diffusers
 import torch
-import transformers
 from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
 from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from instantid_serve.errors import WeightsError
+from instantid_serve.models.conversion import make_readable, save_quietly
 from instantid_serve.models.miniature_tokenizer import WINDOW, make_tokenizer
 from instantid_serve.models.miniature_weights import balance_colors, draw, fill, pass_noise_through
 from instantid_serve.models.weights import Origin, check_manifest, write_manifest
@@ -140,27 +138,13 @@ def _build(folder: Path) -> None:
     pass_noise_through(unet)
     balance_colors(modules["base/vae"])
     parts = {"base/tokenizer": tokenizer, "base/tokenizer_2": tokenizer_2}
-    with _no_progress_bars():
-        for name, part in (modules | parts).items():
-            part.save_pretrained(folder / name)
+    for name, part in (modules | parts).items():
+        save_quietly(part, folder / name)
     _write_json(folder / "base" / "model_index.json", _PIPELINE)
     _write_json(folder / "base" / "scheduler" / "scheduler_config.json", _SCHEDULER)
     save_file(_adapter(unet), folder / "ip-adapter.safetensors")
-    for path in folder.rglob("*.safetensors"):
-        path.chmod(0o644)  # safetensors writes private files; a server may run as another user
+    make_readable(folder)
     write_manifest(folder, PRESET, {"": ORIGIN})
-
-
-@contextlib.contextmanager
-def _no_progress_bars() -> Iterator[None]:
-    """Without transformers' bar for each of two small files."""
-    enabled = transformers.utils.logging.is_progress_bar_enabled()
-    transformers.utils.logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if enabled:
-            transformers.utils.logging.enable_progress_bar()
 
 
 def _vae() -> AutoencoderKL:
