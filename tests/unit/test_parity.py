@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import ControlNetModel, StableDiffusionXLControlNetPipeline
-from engine_doubles import engine_by_hand, run_all
+from doubles.engine import engine_by_hand, run_all
 from PIL import Image
 
 from instantid_serve.engine.runner import Runner

@@ -3,7 +3,7 @@
 import diffusers
 import numpy as np
 import pytest
-from engine_doubles import engine_by_hand, run_all
+from doubles.engine import engine_by_hand, run_all
 
 from instantid_serve.engine.runner import Runner
 from instantid_serve.errors import InvalidRequestError

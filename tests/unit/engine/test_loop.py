@@ -5,7 +5,7 @@ import time
 from concurrent.futures import Executor
 
 import pytest
-from engine_doubles import Clock, CountingRunner, engine_by_hand, request, run_all
+from doubles.engine import Clock, CountingRunner, engine_by_hand, request, run_all
 
 from instantid_serve.engine.loop import Engine
 from instantid_serve.engine.scheduler import Scheduler
