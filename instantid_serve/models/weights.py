@@ -89,11 +89,13 @@ class Manifest(_Entry):
         return json.dumps(self.model_dump(), indent=1, sort_keys=True) + "\n"
 
 
-def write_manifest(folder: Path, preset: str, sources: Mapping[str, Origin]) -> Manifest:
+def write_manifest(
+    folder: Path, preset: str, sources: Mapping[str, Origin], *, known: Mapping[str, Origin] | None = None
+) -> Manifest:
     """Hash every file of ``folder`` and write its manifest, in one step that leaves no half-written one.
 
-    ``sources``: path prefix to origin, the longest prefix wins, ``""`` stands for the rest. Raises WeightsError for
-    a file without an origin, a symlink, or an empty folder.
+    ``sources``: path prefix to origin, the longest prefix wins, ``""`` stands for the rest. ``known``: SHA-256 to
+    origin, above the sources. Raises WeightsError for a file without an origin, a symlink, or an empty folder.
     """
     part = folder / f".{MANIFEST_NAME}.part"
     part.unlink(missing_ok=True)  # of a process that died here
@@ -103,7 +105,8 @@ def write_manifest(folder: Path, preset: str, sources: Mapping[str, Origin]) -> 
     with ThreadPoolExecutor(_HASHING_THREADS) as pool:
         digests = list(pool.map(lambda name: _digest(folder, name), names))
     files = tuple(
-        _describe(folder, name, digest, _origin(name, sources)) for name, digest in zip(names, digests, strict=True)
+        _describe(folder, name, digest, (known or {}).get(digest) or _origin(name, sources))
+        for name, digest in zip(names, digests, strict=True)
     )
     manifest = Manifest(preset=preset, created_by=f"instantid-serve {_version()}", files=files).sealed()
     part.write_text(manifest.to_json(), encoding="utf-8")
