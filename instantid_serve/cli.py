@@ -105,6 +105,34 @@ def verify(
         raise typer.Exit(_EXIT_FAILED)
 
 
+@weights.command("fetch")
+def fetch_weights(
+    preset: Annotated[Literal["instantid-sdxl"], typer.Option(help="Which model.")],
+    folder: Annotated[Path | None, typer.Option(help="Where to; by default where `up` looks for it.")] = None,
+    *,
+    accept_licences: Annotated[
+        bool, typer.Option("--accept-licences", help="Without it they are only listed.")
+    ] = False,
+    base: Annotated[str | None, typer.Option(help="Another SDXL: a hub repository or a local folder.")] = None,
+    base_revision: Annotated[str | None, typer.Option(help="The repository's commit, 40 hex digits.")] = None,
+    base_file: Annotated[Path | None, typer.Option(help="Another SDXL: a single safetensors file.")] = None,
+) -> None:
+    """Download, verify and assemble the real model (about 11.5 GB). A call that was cut off is resumed."""
+    from instantid_serve.models.fetch import fetch
+    from instantid_serve.settings import data_home
+
+    place = folder or data_home() / "models" / preset
+    fetch(
+        preset,
+        place,
+        accept_licences=accept_licences,
+        base=base,
+        base_revision=base_revision,
+        base_file=base_file,
+    )
+    typer.echo(place)
+
+
 @weights.command("make")
 def make_weights(
     preset: Annotated[Literal["miniature"], typer.Option(help="The one model that is made and not fetched.")],

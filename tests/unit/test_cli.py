@@ -117,6 +117,15 @@ def test_the_miniature_is_made_checked_and_refused_when_a_byte_is_flipped(tmp_pa
     assert flipped.stderr.startswith("error: weights_invalid: the model file ip-adapter.safetensors")
 
 
+def test_nothing_is_fetched_before_the_licences_are_accepted(tmp_path: Path):
+    result = command("weights", "fetch", "--preset", "instantid-sdxl", "--folder", tmp_path / "model")
+
+    assert result.returncode == 1
+    for name in ("InstantX/InstantID", "antelopev2", "stable-diffusion-xl-base-1.0", "--accept-licences"):
+        assert name in result.stderr
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_configuration_that_is_not_there_is_one_line_and_exit_code_2(tmp_path: Path):
     result = command("up", tmp_path / "nothing.yaml")
 
