@@ -1,0 +1,165 @@
+"""The whole application on a real Ray cluster of this machine, for integration and chaos tests (a pytest plugin).
+
+One cluster serves all of a session's tests; the application is deployed anew for each configuration.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import io
+import os
+import shutil
+import tempfile
+import uuid
+from pathlib import Path
+
+import pytest
+
+LOCAL = Path(__file__).parents[1] / "deployments" / "local.yaml"
+KEYS = {"acme": "key-of-acme", "other": "key-of-other", "third": "key-of-third"}  # tenant -> API key
+SETTINGS = {
+    # A job whose worker was killed is claimed again within seconds instead of half a minute.
+    "dispatcher": {"lease_s": 2.0, "heartbeat_s": 0.25, "poll_s": 0.05, "release_delay_s": 0.2, "drain_timeout_s": 2.0},
+    "limits": {"native_side": 128},
+    "api": {"keys": [{"tenant": t, "sha256": hashlib.sha256(k.encode()).hexdigest()} for t, k in KEYS.items()]},
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Served:
+    """A running application."""
+
+    config: object
+    photo: bytes
+
+    @property
+    def url(self):
+        return self.config.url
+
+    def http(self, tenant="acme"):
+        """A plain HTTP client with the tenant's key."""
+        import httpx2
+
+        headers = {"Authorization": f"Bearer {KEYS[tenant]}"}
+        return httpx2.Client(base_url=self.url, headers=headers, timeout=90.0, trust_env=False)
+
+    def sdk(self, tenant="acme"):
+        """The package's own client with the tenant's key."""
+        from instantid_serve.client import Client
+
+        return Client(self.url, KEYS[tenant])
+
+    def pids(self, deployment):
+        """Process ids of a deployment's replicas, as Serve knows them now."""
+        from ray.serve.context import _get_global_client
+
+        details = _get_global_client().get_serve_details()["applications"][self.config.application.name]
+        replicas = details["deployments"][deployment]["replicas"]
+        return {replica["pid"] for replica in replicas if replica["state"] == "RUNNING"}
+
+
+@pytest.fixture(scope="session")
+def cluster():
+    """A one-node Ray cluster; nothing is served yet."""
+    short = tempfile.mkdtemp(prefix="iid-", dir="/tmp")  # Ray puts sockets below it, whose paths must be short
+    environment = {
+        "RAY_AUTH_MODE": "disabled",  # its token would be written into the home directory
+        "RAY_TMPDIR": short,
+        "RAY_USAGE_STATS_ENABLED": "0",
+        # What S3 clients need; moto takes any. Replicas inherit these from the cluster.
+        "AWS_ACCESS_KEY_ID": os.environ.get("AWS_ACCESS_KEY_ID", "testing"),
+        "AWS_SECRET_ACCESS_KEY": os.environ.get("AWS_SECRET_ACCESS_KEY", "testing"),
+        "AWS_DEFAULT_REGION": os.environ.get("AWS_DEFAULT_REGION", "us-east-1"),
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        from instantid_serve.serving import up
+        from instantid_serve.serving.config import ServeConfig
+
+        with up.cluster(ServeConfig.load(LOCAL)):
+            yield up._free_port()
+    shutil.rmtree(short, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def astronaut():
+    """A real photo of a real face, as JPEG."""
+    import skimage.data
+    from PIL import Image
+
+    stream = io.BytesIO()
+    Image.fromarray(skimage.data.astronaut()).save(stream, "JPEG", quality=92)
+    return stream.getvalue()
+
+
+@pytest.fixture(scope="session")
+def serve_with(cluster, miniature_folder, astronaut, tmp_path_factory):
+    """A context manager that serves the application with given results settings, until its block ends."""
+    from ray import serve
+
+    from instantid_serve.serving import up
+    from instantid_serve.serving.config import ServeConfig
+
+    @contextlib.contextmanager
+    def served(results=None, *, model_folder=miniature_folder):
+        folder = tmp_path_factory.mktemp("served")
+        settings = {
+            **SETTINGS,
+            "model": {"folder": str(model_folder)},
+            "database": {"url": f"sqlite:///{folder / 'jobs.sqlite3'}"},
+            "results": results or {"kind": "folder", "folder": str(folder / "results")},
+        }
+        config = ServeConfig.load(LOCAL, port=cluster, overrides=settings)
+        up.deploy(config)
+        try:
+            up.wait_until_ready(config, deadline_s=120)
+            yield Served(config, astronaut)
+        finally:
+            serve.delete(config.application.name)
+
+    return served
+
+
+@pytest.fixture(scope="session")
+def moto_bucket():
+    """Settings of a bucket on moto's server, in this process."""
+    import boto3
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    settings = {
+        "kind": "s3",
+        "bucket": "pictures",
+        "prefix": "service",
+        "endpoint_url": f"http://{host}:{port}",
+        "addressing_style": "path",
+    }
+    client = boto3.client("s3", endpoint_url=settings["endpoint_url"], region_name="us-east-1")
+    client.create_bucket(Bucket="pictures")
+    yield settings
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def real_bucket():
+    """Settings of a new bucket on the S3 server that the environment names."""
+    import boto3
+    from botocore.config import Config
+
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3")
+    if not endpoint:
+        pytest.skip("AWS_ENDPOINT_URL_S3 names no S3 server")
+    bucket = f"instantid-{uuid.uuid4().hex[:12]}"
+    style = Config(s3={"addressing_style": "path"}, request_checksum_calculation="when_required")
+    boto3.client("s3", endpoint_url=endpoint, config=style).create_bucket(Bucket=bucket)
+    return {
+        "kind": "s3",
+        "bucket": bucket,
+        "prefix": "service",
+        "endpoint_url": endpoint,
+        "addressing_style": "path",
+        "checksums": "when_required",
+    }
