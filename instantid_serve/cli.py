@@ -108,7 +108,7 @@ def verify(
 @weights.command("fetch")
 def fetch_weights(
     preset: Annotated[Literal["instantid-sdxl"], typer.Option(help="Which model.")],
-    folder: Annotated[Path | None, typer.Option(help="Where to; by default where `up` looks for it.")] = None,
+    folder: Annotated[Path | None, typer.Option(help="Where to; by default among the user's models.")] = None,
     *,
     accept_licences: Annotated[
         bool, typer.Option("--accept-licences", help="Without it they are only listed.")
@@ -136,7 +136,7 @@ def fetch_weights(
 @weights.command("make")
 def make_weights(
     preset: Annotated[Literal["miniature"], typer.Option(help="The one model that is made and not fetched.")],
-    folder: Annotated[Path | None, typer.Option(help="Where to; by default where `up` looks for it.")] = None,
+    folder: Annotated[Path | None, typer.Option(help="Where to; by default among the user's models.")] = None,
     *,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")] = False,
 ) -> None:
@@ -157,6 +157,19 @@ def check_weights(folder: Annotated[Path, typer.Argument(help="A model folder.")
     manifest = check_manifest(folder)
     size_bytes = sum(file.size_bytes for file in manifest.files)
     typer.echo(f"{manifest.preset}: {len(manifest.files)} files, {size_bytes / 1e6:.1f} MB, as the manifest says")
+
+
+@weights.command("adopt")
+def adopt_weights(
+    folder: Annotated[Path, typer.Argument(help="A model folder that someone put together by hand.")],
+    preset: Annotated[Literal["instantid-sdxl"], typer.Option(help="What it is.")] = "instantid-sdxl",
+) -> None:
+    """Vouch for files that are in place already: write the manifest without which nothing is served."""
+    from instantid_serve.models.adopt import ADOPTED, adopt
+
+    manifest = adopt(folder, preset)
+    unknown = sum(file.source == ADOPTED.source for file in manifest.files)
+    typer.echo(f"{len(manifest.files) - unknown} files are the published ones, {unknown} are taken on your word")
 
 
 @app.command()
