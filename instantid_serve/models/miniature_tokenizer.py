@@ -6,6 +6,7 @@ Any text tokenises, an unknown word just takes more tokens; prompts of listed wo
 
 from __future__ import annotations
 
+import functools
 import importlib.resources
 import itertools
 from collections import Counter
@@ -33,6 +34,7 @@ def make_tokenizer(pad_token: str = _END) -> CLIPTokenizer:
     )
 
 
+@functools.cache
 def _vocabulary() -> tuple[dict[str, int], list[Pair]]:
     letters = _byte_letters()
     merges = _learn_merges(_listed_words())
