@@ -165,7 +165,7 @@ def wait_until_ready(
 
 def ray_logs() -> str:
     """Where Ray keeps the replicas' logs."""
-    return "/tmp/ray/session_latest/logs/serve"  # noqa: S108 - Ray's own default, only named
+    return f"{os.environ.get('RAY_TMPDIR', '/tmp')}/ray/session_latest/logs/serve"  # noqa: S108 - Ray's own default, only named
 
 
 def _answers(url: str) -> bool:

@@ -12,14 +12,10 @@ from typing import Any
 
 import numpy as np
 import ray
-import torch
 
-from instantid_serve.engine.loop import Engine
-from instantid_serve.engine.runner import Runner
-from instantid_serve.engine.scheduler import Scheduler
+from instantid_serve import sizing
 from instantid_serve.errors import EngineStoppedError
 from instantid_serve.messages import Picture, Progress, Request
-from instantid_serve.models.instantid import InstantIDModel
 from instantid_serve.service.generation import Finished
 from instantid_serve.serving.telemetry import EngineMetrics, log_as_serve_does
 from instantid_serve.settings import Settings
@@ -32,18 +28,14 @@ class Generator:
 
     def __init__(self, args: Mapping[str, Any]) -> None:
         log_as_serve_does()
+        # Here, because whoever builds the application imports this class, and torch and diffusers are ten seconds.
+        from instantid_serve.serving.replicas.engine import open_engine  # noqa: PLC0415
+
         settings = Settings.load(dict(args))
         self._stuck_step_s = settings.engine.stuck_step_s
-        torch.set_num_threads(settings.model.threads)
-        model = InstantIDModel.open(settings.model.folder, device=settings.model.device, dtype=settings.model.dtype)
-        self._engine = Engine(
-            Runner(model),
-            Scheduler(max_batch_rows=settings.engine.max_batch_rows, ageing_s=settings.engine.ageing_s),
-            max_resident_requests=settings.engine.max_resident_requests,
-            on_step=EngineMetrics().stepped,
-        )
+        self._engine = open_engine(settings, EngineMetrics().stepped)
         self._engine.start()
-        side = min(settings.limits.native_side, settings.limits.max_side)
+        side, _ = sizing.default_size((1, 1), settings.limits.native_side)
         self._engine.submit(_warm_up(side)).result(settings.engine.warm_up_timeout_s)
 
     async def ping(self) -> None:
@@ -54,8 +46,7 @@ class Generator:
 
         When the caller goes away, the request leaves the engine before its next step.
         """
-        # A job tried again may come back while its first try is still here: ids of the engine are this call's own.
-        request = dataclasses.replace(request, id=f"{request.id}.{uuid.uuid4().hex[:8]}")
+        request = _own(request)
         inbox = _Inbox()
         try:
             future = self._engine.submit(request, inbox.progressed)
@@ -81,6 +72,20 @@ class Generator:
         """Serve calls this when the replica stops, after its calls ended or its grace is over."""
         if engine := getattr(self, "_engine", None):
             engine.close()
+
+
+def _own(request: Request) -> Request:
+    """The request for this call alone.
+
+    A job tried again may come back while its first try is still in the engine, so its id gets a suffix; and Ray's
+    arrays are read-only views of a message, which torch warns of.
+    """
+    return dataclasses.replace(
+        request,
+        id=f"{request.id}.{uuid.uuid4().hex[:8]}",
+        embedding=request.embedding.copy(),
+        landmarks=request.landmarks.copy(),
+    )
 
 
 def _warm_up(side: int) -> Request:

@@ -112,7 +112,7 @@ def test_overrides_are_merged_into_the_applications_args(load):
 
     assert config.url.endswith(":9")
     assert config.settings.limits.max_steps == 7
-    assert config.settings.limits.native_side == 512
+    assert config.settings.limits.native_side == 256
     assert config.application.args["limits"]["max_steps"] == 7
 
 
