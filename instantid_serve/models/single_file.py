@@ -38,7 +38,7 @@ def convert_single_file(file: Path, config_folder: Path, base_folder: Path) -> N
             str(file), config=str(config_folder), local_files_only=True, torch_dtype=_dtype(file)
         )
     except (KeyError, OSError, RuntimeError, ValueError) as error:
-        raise WeightsError(f"{file.name} is not an SDXL checkpoint ({error})") from error
+        raise WeightsError(f"{file.name} is not a whole SDXL checkpoint ({error})") from error
     for part, count in stored.items():
         # diffusers leaves what it does not find at random values, and says nothing.
         needed = sum(tensor.numel() for tensor in getattr(pipeline, part).parameters())
