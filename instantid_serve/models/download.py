@@ -17,7 +17,6 @@ from instantid_serve.errors import WeightsError
 from instantid_serve.models.presets import Pin
 from instantid_serve.models.weights import file_sha256
 
-CHUNK_BYTES = 1 << 20
 TIMEOUT = httpx2.Timeout(30.0, connect=10.0)
 ATTEMPTS = 5  # in a row without a byte
 _PAUSE_S = 1.0  # before the second attempt; doubled for each further one
@@ -95,9 +94,9 @@ def _receive(client: httpx2.Client, url: str, pin: Pin, part: Path, headers: dic
     # identity: the bytes on the wire must be those of the file, or offsets mean nothing
     asked = {**headers, "Accept-Encoding": "identity", **({"Range": f"bytes={have}-"} if have else {})}
     with client.stream("GET", url, headers=asked, follow_redirects=True) as response:
-        if response.status_code == httpx2.codes.REQUESTED_RANGE_NOT_SATISFIABLE:
+        if response.status_code == httpx2.codes.RANGE_NOT_SATISFIABLE:
             return  # all of it was here already, or more than it: the check of the content decides
-        if response.status_code >= httpx2.codes.INTERNAL_SERVER_ERROR:
+        if response.is_server_error or response.status_code == httpx2.codes.TOO_MANY_REQUESTS:
             raise httpx2.RemoteProtocolError(f"the server answered {response.status_code}")
         if not response.is_success:
             hint = _HINTS.get(response.status_code, "")
@@ -108,7 +107,7 @@ def _receive(client: httpx2.Client, url: str, pin: Pin, part: Path, headers: dic
         if have and not resumed:
             on_bytes(-have)  # the server sends it from the start
         with part.open("ab" if resumed else "wb") as file:
-            for chunk in response.iter_raw(CHUNK_BYTES):
+            for chunk in response.iter_raw():  # as they arrive: a chunk being filled would be lost with the connection
                 file.write(chunk)
                 on_bytes(len(chunk))
 
