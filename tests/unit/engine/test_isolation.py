@@ -13,6 +13,7 @@ from instantid_serve.engine.loop import Engine
 from instantid_serve.engine.runner import Runner
 from instantid_serve.engine.scheduler import Scheduler
 from instantid_serve.messages import Request
+from instantid_serve.models.instantid import InstantIDModel
 from instantid_serve.verify import InlineExecutor
 
 SCHEDULES = 200
@@ -133,6 +134,21 @@ class Session:
             pass
 
 
+@pytest.fixture(scope="module")
+def calm_model(miniature_folder):
+    """The miniature with its residual branches halved.
+
+    As shipped it is so lively that rounding the last place of a request's own embedding moves a few of these requests
+    by 2e-5, more than the tolerance that neighbours are held to here; calmed, by 5e-6.
+    """
+    model = InstantIDModel.open(miniature_folder, device="cpu", dtype="float32")
+    for part in (model._parts.unet, model._parts.identitynet):
+        for name, weight in part.named_parameters():
+            if any(branch in name for branch in ("to_out.0.weight", "to_v_ip", "ff.net.2.weight")):
+                weight.mul_(0.5)
+    return model
+
+
 @functools.cache
 def solo(model, number):
     session = Session(model)
@@ -167,14 +183,14 @@ def run_schedule(model, seed):
 
 
 @pytest.mark.timeout(600)
-def test_no_schedule_of_joins_cancels_and_failures_changes_what_another_gets(miniature_model):
+def test_no_schedule_of_joins_cancels_and_failures_changes_what_another_gets(calm_model):
     worst = 0.0
 
     for seed in range(SCHEDULES):
-        session, well = run_schedule(miniature_model, seed)
+        session, well = run_schedule(calm_model, seed)
         for number in well:
             assert session.futures[f"r{number}"].exception(0) is None
-            error = relative_error(session.latents[f"r{number}"], solo(miniature_model, number))
+            error = relative_error(session.latents[f"r{number}"], solo(calm_model, number))
             worst = max(worst, error)
             assert error <= TOLERANCE, f"schedule {seed}, request {number}"
         for name in session.futures:
@@ -183,8 +199,8 @@ def test_no_schedule_of_joins_cancels_and_failures_changes_what_another_gets(min
     print(f"worst relative error over {SCHEDULES} schedules: {worst:.2e}")  # noqa: T201 - shown with -s
 
 
-def test_the_requests_of_these_schedules_differ_from_each_other(miniature_model):
-    finished = [solo(miniature_model, number) for number in range(24)]
+def test_the_requests_of_these_schedules_differ_from_each_other(calm_model):
+    finished = [solo(calm_model, number) for number in range(24)]
 
     for a, b in itertools.combinations(finished, 2):
         assert a.shape != b.shape or relative_error(a, b) > 100 * TOLERANCE
