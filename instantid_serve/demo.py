@@ -26,22 +26,24 @@ import numpy as np
 import skimage.data
 import yaml
 from PIL import Image
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 from instantid_serve import sizing
 from instantid_serve.client import Client, Job, Parameters
 from instantid_serve.contact_sheet import Tile, draw_sheet
 from instantid_serve.errors import ConfigurationError, DeadlineError, UnavailableError
 from instantid_serve.landmarks import draw_landmarks
-from instantid_serve.models.faces import BuiltinAnalyzer
+from instantid_serve.models.builtin import BuiltinAnalyzer
 
 _START_TIMEOUT_S = 240.0
 _JOBS_TIMEOUT_S = 900.0
 _STOP_TIMEOUT_S = 60.0
 _POLL_S = 0.15
 _LOG_LINES_SHOWN = 25
+_NUMBERS = ("steps", "guidance", "rows: mean", "max")  # of a job; rows are those of the batches that it shared
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -211,28 +213,36 @@ def _fetch(client: Client, job: Job, out: Path) -> list[Image.Image]:
 
 
 def _report(console: Console, jobs: dict[str, Order], finished: list[Job], took_s: float) -> None:
-    table = Table("job", "sampler", "steps", "seconds: wait", "prepare", "denoise", "decode", "batch rows: mean", "max")
+    table = Table("job", "sampler", *(Column(name, justify="right") for name in _NUMBERS), box=SIMPLE_HEAD)
     for job in finished:
-        parameters = jobs[job.id].parameters
-        stats = [image.stats for image in job.images]
+        order, stats = jobs[job.id], [image.stats for image in job.images]
         if job.failure is not None:
-            table.add_row(jobs[job.id].prompt, f"[red]{job.failure.code}: {job.failure.detail}[/]")
+            console.print(f"[red]{order.prompt}: {job.failure.code}: {job.failure.detail}[/]")
             continue
-        seconds = [
-            f"{mean(s[part] for s in stats):.2f}" for part in ("waiting_s", "prepare_s", "denoise_s", "decode_s")
-        ]
+        steps, guidance = order.parameters["steps"], order.parameters.get("guidance_scale", 5.0)
         rows = [f"{mean(s['mean_batch_rows'] for s in stats):.1f}", f"{max(s['max_batch_rows'] for s in stats):.0f}"]
-        table.add_row(jobs[job.id].prompt, parameters["sampler"], str(parameters["steps"]), *seconds, *rows)
+        name = f"{order.prompt:.24} x{len(stats)}"
+        table.add_row(name, order.parameters["sampler"], f"{steps}", f"{guidance:g}", *rows)
     console.print(table)
-    stages = {stage: [job.timings[stage] for job in finished if stage in job.timings] for stage in _stages(finished)}
-    parts = [f"{stage.removesuffix('_s')} {mean(values):.2f} s" for stage, values in stages.items()]
-    console.print("stages, mean of all jobs: " + ", ".join(parts))
+    console.print(_stages(finished))
     pictures = sum(len(job.images) for job in finished)
     console.print(f"{pictures} pictures in {took_s:.1f} s, {pictures / took_s:.2f} per second")
 
 
-def _stages(jobs: list[Job]) -> list[str]:
-    return list(dict.fromkeys(stage for job in jobs for stage in job.timings))
+def _stages(finished: list[Job]) -> Table:
+    """What each stage took, over all jobs; and its parts in the engine, over all pictures."""
+    stats = [image.stats for job in finished for image in job.images]
+    table = Table("stage", Column("mean s", justify="right"), Column("longest s", justify="right"), box=SIMPLE_HEAD)
+    for stage in dict.fromkeys(stage for job in finished for stage in job.timings):
+        _add_seconds(table, stage.removesuffix("_s"), [job.timings[stage] for job in finished if stage in job.timings])
+        if stage == "generate_s" and stats:
+            for part in ("waiting", "prepare", "denoise", "decode"):
+                _add_seconds(table, f"  {part}", [s[f"{part}_s"] for s in stats])
+    return table
+
+
+def _add_seconds(table: Table, name: str, seconds: list[float]) -> None:
+    table.add_row(name, f"{mean(seconds):.2f}", f"{max(seconds):.2f}")
 
 
 def _sheet(
