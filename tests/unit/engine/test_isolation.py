@@ -67,6 +67,9 @@ class FaultyModel:
             return [Text(t.tokens, torch.full_like(t.pooled, torch.inf)) for t in texts]
         return texts
 
+    def decode(self, latents):
+        return np.zeros((len(latents), 8, 8, 3), np.uint8)  # the latents are what is compared
+
     def unet(self, latents, timesteps, *, pooled, **rest):
         if not torch.isfinite(pooled).all():
             raise RuntimeError("out of memory")
