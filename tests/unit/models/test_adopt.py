@@ -34,7 +34,7 @@ def test_a_byte_changed_after_adoption_is_refused(folder):
         check_manifest(folder)
 
 
-def test_instantx_pickle_is_converted_on_adoption(folder, miniature_folder):
+def test_instantx_pickle_is_converted_on_adoption(folder):
     tensors = load_file(folder / "ip-adapter.safetensors")
     state = {"image_proj": {}, "ip_adapter": {}}
     for key, tensor in tensors.items():
