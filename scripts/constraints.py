@@ -9,6 +9,7 @@ Only the closure of the project's own requirements counts, so tools you add to y
 from __future__ import annotations
 
 import sys
+import tomllib
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
@@ -16,11 +17,12 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-FILE = Path(__file__).parents[1] / "constraints.txt"
+ROOT = Path(__file__).parents[1]
+FILE = ROOT / "constraints.txt"
 HEADER = "# Exact versions of everything an install brings. Written by scripts/constraints.py; see CONTRIBUTING.md.\n"
-ROOTS = ("instantid-serve[serve,cpu,gpu,dev]", "insightface==2.1")
-# insightface is installed without its requirements (docs/decisions/0002); torch pins its CUDA parts exactly itself.
-WITHOUT_REQUIREMENTS = frozenset({"insightface"})
+# Installed without its requirements (docs/decisions/0002).
+ALONE = "insightface"
+# torch names the exact versions of its CUDA parts itself.
 PINNED_BY_TORCH = ("nvidia-", "cuda-", "triton")
 
 
@@ -36,12 +38,14 @@ def main(verb: str) -> int:
 
 def _report(pinned: dict[str, tuple[str, str]], wanted: dict[str, tuple[str, str | None]]) -> int:
     faults = [f"{name} is not pinned" for name in wanted if name not in pinned]
-    faults += [f"{name} is pinned, but nothing requires it" for name in pinned if name not in wanted]
     for name, (_, version) in wanted.items():
         if version and name in pinned and pinned[name][1] != version:
             faults.append(f"{name} is pinned to {pinned[name][1]}, but {version} is installed")
     for fault in sorted(faults):
         print(f"constraints.txt: {fault}")
+    # Not a fault: another Python may require it.
+    for name in sorted(pinned.keys() - wanted.keys()):
+        print(f"constraints.txt: {name} is pinned, but nothing requires it here")
     return 1 if faults else 0
 
 
@@ -56,7 +60,7 @@ def _closure() -> dict[str, tuple[str, str | None]]:
     """Canonical name -> (name, installed version without its local part, or None) of all that the roots require."""
     found: dict[str, tuple[str, str | None]] = {}
     seen: set[tuple[str, frozenset[str]]] = set()
-    waiting = [Requirement(root) for root in ROOTS]
+    waiting = [Requirement(ALONE), *_wanted_by_project()]
     while waiting:
         requirement = waiting.pop()
         name = canonicalize_name(requirement.name)
@@ -69,11 +73,17 @@ def _closure() -> dict[str, tuple[str, str | None]]:
         except PackageNotFoundError:
             found.setdefault(name, (requirement.name, None))
             continue
-        if name != "instantid-serve":
-            found[name] = (package.metadata["Name"], Version(package.version).public)
-        if name not in WITHOUT_REQUIREMENTS:
+        found[name] = (package.metadata["Name"], Version(package.version).public)
+        if name != ALONE:
             waiting += _applying(package.requires or [], requirement.extras)
     return found
+
+
+def _wanted_by_project() -> list[Requirement]:
+    """Of every extra, from the file: what is installed may be older."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"].values()
+    return [Requirement(text) for texts in (project["dependencies"], *extras) for text in texts]
 
 
 def _applying(requirements: list[str], extras: set[str]) -> list[Requirement]:
