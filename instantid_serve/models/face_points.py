@@ -43,7 +43,7 @@ def find_landmarks(gray: NDArray[np.uint8] | NDArray[np.float32], frame: Frame) 
 
 
 def aligned_frame(frame: Frame) -> Frame:
-    """The frame of ArcFace's aligned crop of a face that fills ``frame`` with its landmarks where the template's are."""
+    """The frame of ArcFace's aligned crop of a face that fills ``frame`` with landmarks where the template's are."""
     (x, y), side = _in_frame(np.full((1, 2), (ALIGNED_SIDE_PX - 1) / 2))[0], ALIGNED_SIDE_PX * _SCALE
     centre = frame.points(np.array([[x, y]]))[0]
     return frame._replace(x=float(centre[0]), y=float(centre[1]), side=frame.side * side)
