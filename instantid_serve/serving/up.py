@@ -23,6 +23,7 @@ from ray import serve
 from ray.serve.config import HTTPOptions
 from ray.serve.context import _get_global_client
 
+from instantid_serve import errors
 from instantid_serve.errors import ConfigurationError, UnavailableError
 from instantid_serve.serving.config import ServeConfig
 from instantid_serve.settings import ModelSettings
@@ -30,7 +31,7 @@ from instantid_serve.settings import ModelSettings
 _OBJECT_STORE_BYTES = 256 * 1024 * 1024  # photos and pictures in flight; Ray's default is a third of the memory
 _READY_DEADLINE_S = 600.0  # loading SDXL from a cold disk takes minutes
 _POLL_S = 0.25
-_NAMED_ERROR = re.compile(r"^\S*instantid_serve\.errors\.\w+: .*$", re.MULTILINE)
+_NAMED_ERROR = re.compile(r"^\S*instantid_serve\.errors\.(?P<name>\w+Error): (?P<detail>.*)$", re.MULTILINE)
 _BROKEN = ("DEPLOY_FAILED", "UNHEALTHY")
 
 log = logging.getLogger(__name__)
@@ -179,13 +180,17 @@ def _answers(url: str) -> bool:
 
 
 def _raise_if_broken(application: str) -> None:
+    """Raise once the application cannot start any more, or a replica said something that no retry can change."""
     status = serve.status().applications.get(application)
-    if status is None or status.status not in _BROKEN:
+    if status is None:
         return
     messages = [status.message, *(deployment.message for deployment in status.deployments.values())]
-    named = [found for message in messages for found in _NAMED_ERROR.findall(message)]
-    reason = named[-1].split(": ", 1)[1] if named else "\n".join(filter(None, messages))[-2000:]
-    raise ConfigurationError(f"the application does not start: {reason}")
+    found = [match for message in messages for match in _NAMED_ERROR.finditer(message)]
+    final = [match["detail"] for match in found if not getattr(errors, match["name"]).retryable]
+    if final:
+        raise ConfigurationError(f"the application does not start: {final[-1]}")
+    if status.status in _BROKEN:
+        raise ConfigurationError(f"the application does not start: {' '.join(filter(None, messages))[-2000:]}")
 
 
 def _stop_on_signals(stop: threading.Event) -> None:

@@ -6,6 +6,8 @@ import time
 
 import pytest
 
+STEPS = 40
+
 
 @pytest.fixture(scope="module")
 def served(serve_with):
@@ -14,9 +16,9 @@ def served(serve_with):
         yield running
 
 
-def mid_denoise(http, served, jobs=3):
+def mid_denoise(http, served, jobs=2):
     """Submit jobs and return them once denoising has begun but is not nearly done."""
-    form = {"prompt": "a portrait", "steps": 40, "width": 256, "height": 256}
+    form = {"prompt": "a portrait", "steps": STEPS, "width": 192, "height": 192}
     sent = [
         http.post("/v1/generations", data={**form, "seed": seed}, files={"image": served.photo}).json()
         for seed in range(jobs)
@@ -25,7 +27,7 @@ def mid_denoise(http, served, jobs=3):
     while time.monotonic() < ends:
         steps = [http.get(f"/v1/generations/{job['id']}").json()["progress"]["step"] for job in sent]
         if sum(steps) > 0:
-            assert sum(steps) < 40 * jobs
+            assert sum(steps) < STEPS * jobs
             return sent
         time.sleep(0.05)
     raise AssertionError("denoising did not begin")
@@ -45,10 +47,10 @@ def outcomes(http, jobs, timeout_s=90):
 def assert_one_result_each(http, jobs):
     for job in jobs:
         assert job["status"] == "succeeded", job["error"]
-        assert job["attempts"] == 2
         (image,) = job["images"]
         assert http.get(image["url"]).status_code == 200
     assert len({job["images"][0]["sha256"] for job in jobs}) == len(jobs)
+    assert max(job["attempts"] for job in jobs) == 2  # one that had not begun yet needs but one
 
 
 @pytest.mark.parametrize("victim", ["Generator", "Dispatcher"])
