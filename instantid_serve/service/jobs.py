@@ -77,6 +77,8 @@ class Jobs:
         With ``oversized`` the first job is taken whatever its size: for a worker that holds nothing.
         """
         now = self._clock()
+        if not self._any_waiting(now):
+            return []
         statement = (
             sa.update(table)
             .where(table.c.id.in_(fairness.next_in_turn(now, max_pictures, oversized=oversized)))
@@ -96,6 +98,12 @@ class Jobs:
             self._bury(connection, now)
             claimed = [_job(row) for row in connection.execute(statement)]
         return [Claim(job, job.fence) for job in sorted(claimed, key=lambda job: (job.created_at, job.id))]
+
+    def _any_waiting(self, now: sa.ColumnElement[float]) -> bool:
+        """A look without the writer's lock: idle workers poll, and must not be in the way of those that write."""
+        query = sa.select(sa.exists().where(fairness.waiting(now)))
+        with self._database.read() as connection:
+            return bool(connection.execute(query).scalar_one())
 
     def _bury(self, connection: sa.Connection, now: sa.ColumnElement[float]) -> None:
         """End the jobs of silent workers that are not to be tried again. The fence moves on: they hold them no more."""

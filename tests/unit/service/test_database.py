@@ -116,6 +116,22 @@ class TestWriting:
 
             assert connection.execute(count).scalar_one() == before
 
+    def test_a_writer_that_reads_first_can_still_write(self, database):
+        jobs = Jobs(database)
+        job = add(jobs)
+        table = metadata.tables["jobs"]
+        with database.write() as connection:
+            connection.execute(sa.select(table.c.id)).all()
+            other = threading.Thread(target=add, args=(jobs,))
+            other.start()
+            other.join(0.3)
+
+            connection.execute(sa.update(table).where(table.c.id == job.id).values(step=1))
+        other.join(20)
+
+        assert jobs.get("alice", job.id).step == 1
+        assert sum(jobs.counts().values()) == 2
+
     def test_many_threads_write_without_a_locked_error(self, database):
         jobs = Jobs(database)
         threads = [threading.Thread(target=lambda: [add(jobs) for _ in range(10)]) for _ in range(8)]

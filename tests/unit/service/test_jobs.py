@@ -141,6 +141,16 @@ class TestClaim:
 
         assert (second.job.id, second.fence, second.job.attempts) == (first.job.id, 2, 2)
 
+    def test_a_silent_workers_job_keeps_its_turn(self, jobs, clock):
+        silenced = add(jobs, "alice", count=2)
+        claim_one(jobs)
+        clock.pass_lease()
+        add(jobs, "bob")
+
+        [first] = jobs.claim("w2", 2, LEASE_S)
+
+        assert first.job.id == silenced.id
+
     def test_after_the_last_attempt_a_silent_workers_job_fails(self, jobs, clock):
         job = add(jobs)
         for _ in range(3):
