@@ -104,7 +104,10 @@ def provide_weights(model: ModelSettings) -> None:
 
 @contextlib.contextmanager
 def cluster(config: ServeConfig, *, verbose: bool = False, dashboard: bool = False) -> Iterator[None]:
-    """A Ray cluster of this machine alone, reachable from this machine alone, for the length of a ``with`` block."""
+    """A Ray cluster of this machine alone, for the length of a ``with`` block.
+
+    Ray's own ports listen on every interface, whatever address it is given; a token guards them.
+    """
     _protect()
     ray.init(
         address="local",  # never a cluster that happens to run: `serve run` and `serve deploy` are for those
@@ -115,7 +118,6 @@ def cluster(config: ServeConfig, *, verbose: bool = False, dashboard: bool = Fal
         log_to_driver=verbose,
         logging_level=logging.INFO if verbose else logging.WARNING,
         namespace="serve",
-        _node_ip_address="127.0.0.1",
     )
     try:
         yield
@@ -125,11 +127,12 @@ def cluster(config: ServeConfig, *, verbose: bool = False, dashboard: bool = Fal
 
 
 def _protect() -> None:
-    """Keep others on this machine out of the cluster: whoever reaches it can run code as this user.
+    """Keep others out of the cluster: whoever may speak to it can run code as this user.
 
     Ray turns token authentication on for a new local cluster by itself unless RAY_AUTH_MODE says otherwise; a token
     of its own spares the home directory a file, which may not even be writable.
     """
+    logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)  # it warns of what is meant to be
     known = {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys()
     if not known and not (Path.home() / ".ray" / "auth_token").exists():
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)

@@ -15,12 +15,9 @@ from instantid_serve.settings import Settings
 
 
 def open_engine(settings: Settings, on_step: Callable[[StepReport], None]) -> Engine:
-    """Check the model folder, load it and build the engine, which is not started yet.
-
-    Raises WeightsError, naming the file at fault.
-    """
+    """Load a model folder that was checked, and build the engine, which is not started yet."""
     torch.set_num_threads(settings.model.threads)
-    model = InstantIDModel.open(settings.model.folder, device=settings.model.device, dtype=settings.model.dtype)
+    model = InstantIDModel.load(settings.model.folder, device=settings.model.device, dtype=settings.model.dtype)
     return Engine(
         Runner(model),
         Scheduler(max_batch_rows=settings.engine.max_batch_rows, ageing_s=settings.engine.ageing_s),
