@@ -104,6 +104,10 @@ def make(folder: Path, *, overwrite: bool = False) -> None:
         if overwrite and folder.exists():
             shutil.rmtree(folder)
         staging.rename(folder)
+    except OSError:
+        # Another process may have made it meanwhile: a folder that is not empty cannot be renamed over.
+        if not (folder.exists() and _is_made(folder)):
+            raise
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 

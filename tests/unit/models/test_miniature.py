@@ -66,6 +66,19 @@ def test_a_whole_miniature_is_left_alone(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["miniature"]
 
 
+def test_two_processes_that_make_it_at_once_both_succeed(tmp_path):
+    script = (
+        "import pathlib, sys; from instantid_serve.models import miniature; miniature.make(pathlib.Path(sys.argv[1]))"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path / "miniature")]
+
+    both = [subprocess.Popen(command, stderr=subprocess.DEVNULL) for _ in range(2)]
+
+    assert [process.wait() for process in both] == [0, 0]
+    assert check_manifest(tmp_path / "miniature").preset == "miniature"
+    assert [path.name for path in tmp_path.iterdir()] == ["miniature"]
+
+
 def test_a_damaged_miniature_is_refused_and_replaced_only_on_request(tmp_path):
     folder = tmp_path / "miniature"
     miniature.make(folder)
