@@ -11,7 +11,7 @@ import contextlib
 import itertools
 import logging
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
@@ -128,7 +128,7 @@ class Dispatcher:
             del self._held[work]
             self._changed.set()
 
-    async def _conclusion(self, work: Work) -> Callable[[], None]:
+    async def _conclusion(self, work: Work) -> partial[None]:
         """How the work ended, as the call that writes it."""
         job_id, fence = work.job.id, work.fence
         await asyncio.wait({work.task})
@@ -143,7 +143,7 @@ class Dispatcher:
         result = work.task.result()
         return partial(self._jobs.settle_succeeded, job_id, fence, result.images, result.timings)
 
-    def _failure(self, work: Work, error: BaseException) -> Callable[[], None]:
+    def _failure(self, work: Work, error: BaseException) -> partial[None]:
         """What an error means for the job. The most specific comes first."""
         jobs, job_id, fence = self._jobs, work.job.id, work.fence
         _log.info("work failed", extra=_fields(work) | _described(error))
@@ -162,7 +162,7 @@ class Dispatcher:
         unexpected = GenerationFailedError("the generation failed")
         return partial(jobs.settle_failed, job_id, fence, unexpected.to_json())
 
-    async def _write(self, work: Work, settle: Callable[[], None]) -> None:
+    async def _write(self, work: Work, settle: partial[None]) -> None:
         """Write how a job ended; while the database is away, again and again until another worker holds the job."""
         for tries in itertools.count(1):
             if work.stopped is Stop.LOST:
@@ -176,7 +176,7 @@ class Dispatcher:
                 _log.warning("settling failed", extra=_fields(work) | _described(error))
                 await asyncio.sleep(_backoff(tries))
             else:
-                _log.info("job settled", extra=_fields(work))
+                _log.info("job settled", extra=_fields(work) | {"outcome": settle.func.__name__})
                 return
 
     async def _drain(self) -> None:
