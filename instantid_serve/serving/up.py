@@ -26,15 +26,13 @@ from ray.serve.context import _get_global_client
 from instantid_serve import errors
 from instantid_serve.errors import ConfigurationError, UnavailableError
 from instantid_serve.serving.config import ServeConfig
-from instantid_serve.settings import ModelSettings
+from instantid_serve.serving.model_folder import require
 
 _OBJECT_STORE_BYTES = 256 * 1024 * 1024  # photos and pictures in flight; Ray's default is a third of the memory
 _READY_DEADLINE_S = 600.0  # loading SDXL from a cold disk takes minutes
 _POLL_S = 0.25
 _NAMED_ERROR = re.compile(r"^\S*instantid_serve\.errors\.(?P<name>\w+Error): (?P<detail>.*)$", re.MULTILINE)
 _BROKEN = ("DEPLOY_FAILED", "UNHEALTHY")
-
-log = logging.getLogger(__name__)
 
 
 def up(
@@ -75,31 +73,13 @@ def running(
     With ``stop``, SIGINT and SIGTERM set it, and a start that waits for readiness ends early.
     """
     config = ServeConfig.load(config_path, port=_free_port() if port == 0 else port, overrides=overrides)
-    provide_weights(config.settings.model)
+    require(config.settings.model)
     with cluster(config, verbose=verbose, dashboard=dashboard):
         if stop is not None:
             _stop_on_signals(stop)
         deploy(config)
         wait_until_ready(config, stop)
         yield config.url
-
-
-def provide_weights(model: ModelSettings) -> None:
-    """Make the miniature where it is missing; any other preset must be there. Raises ConfigurationError.
-
-    The files themselves are checked by the Generator, before it loads them.
-    """
-    if (model.folder / "manifest.json").is_file():
-        return
-    if model.preset != "miniature":
-        raise ConfigurationError(
-            f"there is no model in {model.folder}; run `instantid-serve weights fetch --preset {model.preset} "
-            f"--folder {model.folder} --accept-licences`"
-        )
-    from instantid_serve.models import miniature  # noqa: PLC0415 - torch: 5 s and 400 MB that only this needs
-
-    log.info("making the miniature model in %s", model.folder)
-    miniature.make(model.folder)
 
 
 @contextlib.contextmanager

@@ -11,3 +11,8 @@ def assert_problem(response, status, code):
     assert body["code"] == code
     assert body["status"] == status
     assert {"type", "title", "detail", "retryable", "request_id"} <= body.keys()
+
+
+def fields_of(response):
+    """The JSON pointers that a refusal names."""
+    return {error["pointer"] for error in response.json()["errors"]}

@@ -16,8 +16,8 @@ import ray
 from instantid_serve import sizing
 from instantid_serve.errors import EngineStoppedError
 from instantid_serve.messages import Picture, Progress, Request
-from instantid_serve.models.weights import check_manifest
 from instantid_serve.service.generation import Finished
+from instantid_serve.serving.model_folder import provide
 from instantid_serve.serving.telemetry import EngineMetrics, log_as_serve_does
 from instantid_serve.settings import Settings
 
@@ -30,7 +30,7 @@ class Generator:
     def __init__(self, args: Mapping[str, Any]) -> None:
         log_as_serve_does()
         settings = Settings.load(dict(args))
-        check_manifest(settings.model.folder)
+        provide(settings.model)
         # Here, because whoever builds the application imports this class, and torch and diffusers are ten seconds.
         from instantid_serve.serving.replicas.engine import open_engine  # noqa: PLC0415
 
