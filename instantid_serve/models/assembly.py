@@ -10,7 +10,6 @@ from pathlib import Path, PurePosixPath
 
 from instantid_serve.errors import WeightsError
 from instantid_serve.models.conversion import convert_ip_adapter
-from instantid_serve.models.layout import choose_base_files
 from instantid_serve.models.presets import Archive, Pin
 from instantid_serve.models.weights import file_sha256
 
@@ -30,14 +29,6 @@ def place(download: Path, target: Path) -> None:
         os.link(download, target)
     except OSError:
         shutil.copyfile(download, target)
-
-
-def copy_base(source: Path, base_folder: Path) -> None:
-    """Copy the files a model folder needs of a local SDXL folder. Raises WeightsError when it is not one."""
-    names = [path.relative_to(source).as_posix() for path in source.rglob("*") if path.is_file()]
-    for name, target in sorted(choose_base_files(names).items()):
-        (base_folder / target).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source / name, base_folder / target)
 
 
 def unpack(archive_file: Path, archive: Archive, folder: Path) -> None:

@@ -19,7 +19,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from instantid_serve.errors import WeightsError
 from instantid_serve.models import assembly, hub
 from instantid_serve.models.download import TIMEOUT, download
-from instantid_serve.models.layout import choose_configuration, require_parts
+from instantid_serve.models.layout import choose_configuration, copy_base, require_parts
 from instantid_serve.models.presets import PRESETS, HubFiles, Licence, Pin, Preset
 from instantid_serve.models.single_file import convert_single_file
 from instantid_serve.models.weights import Manifest, Origin, check_manifest, file_sha256, write_manifest
@@ -177,7 +177,7 @@ def _fetch_locked(
             assembly.place(download_.path, assembled / download_.pin.target)
     assembly.unpack(pack.path, preset.faces, assembled)
     if base.folder is not None:
-        assembly.copy_base(base.folder, assembled / "base")
+        copy_base(base.folder, assembled / "base")
     if base.file is not None:
         convert_single_file(base.file, _repo_folder(configurations[0], staging), assembled / "base")
     manifest = _seal(assembled, preset, origin, [pin for files in placed for pin in files.files])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -21,6 +22,16 @@ ADAPTER_NAMES = ("ip-adapter.safetensors", "ip-adapter.bin")  # the loader takes
 def choose_configuration(names: Iterable[str]) -> dict[str, str]:
     """Of the files of an SDXL base, those that are no weights: name in the source to name in ``base/``."""
     return {name: name for name in names if _is_configuration(name)}
+
+
+def copy_configuration(source: Path, base_folder: Path) -> None:
+    """Copy the configurations and tokenizers of a local SDXL folder."""
+    _copy(source, base_folder, choose_configuration(_names(source)))
+
+
+def copy_base(source: Path, base_folder: Path) -> None:
+    """Copy the files a model folder needs of a local SDXL folder. Raises WeightsError when it is not one."""
+    _copy(source, base_folder, choose_base_files(_names(source)))
 
 
 def choose_base_files(names: Iterable[str]) -> dict[str, str]:
@@ -52,6 +63,16 @@ def require_parts(folder: Path) -> None:
             raise WeightsError(f"{folder} is no model folder: {part} has no vocabulary")
     if not any((folder / name).is_file() for name in ADAPTER_NAMES):
         raise WeightsError(f"{folder} is no model folder: {ADAPTER_NAMES[0]} is missing")
+
+
+def _names(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def _copy(source: Path, target: Path, chosen: dict[str, str]) -> None:
+    for name, new_name in chosen.items():
+        (target / new_name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source / name, target / new_name)
 
 
 def _is_configuration(name: str) -> bool:

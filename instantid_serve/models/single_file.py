@@ -7,11 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import StableDiffusionXLPipeline
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers.loaders.single_file_utils import create_diffusers_clip_model_from_ldm
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 from instantid_serve.errors import WeightsError
 from instantid_serve.models.conversion import save_quietly
+from instantid_serve.models.layout import copy_configuration
 
 # Where a single file keeps each part of SDXL, and the numbers in it that no part needs.
 _PARTS = {
@@ -34,17 +38,32 @@ def convert_single_file(file: Path, config_folder: Path, base_folder: Path) -> N
         raise WeightsError(f"{file.name} is not a safetensors file; a pickle could run code and is not read")
     stored = _stored_parameters(file)
     try:
-        pipeline = StableDiffusionXLPipeline.from_single_file(
-            str(file), config=str(config_folder), local_files_only=True, torch_dtype=_dtype(file)
-        )
+        modules = _load_parts(file, config_folder, _dtype(file))
     except (KeyError, OSError, RuntimeError, ValueError) as error:
         raise WeightsError(f"{file.name} is not a whole SDXL checkpoint ({error})") from error
-    for part, count in stored.items():
+    for part, module in modules.items():
         # diffusers leaves what it does not find at random values, and says nothing.
-        needed = sum(tensor.numel() for tensor in getattr(pipeline, part).parameters())
-        if needed != count:
-            raise WeightsError(f"{file.name} holds {count} numbers for the {part}, which has {needed}")
-    save_quietly(pipeline, base_folder)
+        needed = sum(tensor.numel() for tensor in module.parameters())
+        if needed != stored[part]:
+            raise WeightsError(f"{file.name} holds {stored[part]} numbers for the {part}, which has {needed}")
+    copy_configuration(config_folder, base_folder)
+    for part, module in modules.items():
+        save_quietly(module, base_folder / part)
+
+
+def _load_parts(file: Path, config_folder: Path, dtype: torch.dtype) -> dict[str, Any]:
+    # Part by part, as StableDiffusionXLPipeline.from_single_file does; importing a pipeline brings image processors.
+    tensors = load_file(file)
+    options = {"config": str(config_folder), "torch_dtype": dtype, "local_files_only": True}
+    encoders = {"text_encoder": CLIPTextModel, "text_encoder_2": CLIPTextModelWithProjection}
+    return {
+        "unet": UNet2DConditionModel.from_single_file(tensors, subfolder="unet", **options),
+        "vae": AutoencoderKL.from_single_file(tensors, subfolder="vae", **options),
+        **{
+            name: create_diffusers_clip_model_from_ldm(kind, tensors, subfolder=name, **options)
+            for name, kind in encoders.items()
+        },
+    }
 
 
 def _stored_parameters(file: Path) -> dict[str, int]:

@@ -4,6 +4,7 @@ import re
 import shutil
 
 import pytest
+import torch
 from doubles.file_server import file_server
 from doubles.original_layout import write_single_file
 from doubles.small_preset import BASE_COMMIT, FACES, INSTANTID_COMMIT, archive, base_files, face_pack, publish
@@ -41,10 +42,10 @@ def _fetch(server, preset, folder, base=Base(), **options):  # noqa: B008 - froz
 
 def _same_weights(folder, miniature_folder):
     names = [path.relative_to(miniature_folder).as_posix() for path in miniature_folder.rglob("*.safetensors")]
+    pairs = [(load_file(folder / name), load_file(miniature_folder / name)) for name in names]
     return all(
-        {k: v.tolist() for k, v in load_file(folder / name).items()}
-        == {k: v.tolist() for k, v in load_file(miniature_folder / name).items()}
-        for name in names
+        ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in theirs)
+        for ours, theirs in pairs
     )
 
 

@@ -2,6 +2,7 @@ import hashlib
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -66,15 +67,11 @@ def test_a_whole_miniature_is_left_alone(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["miniature"]
 
 
-def test_two_processes_that_make_it_at_once_both_succeed(tmp_path):
-    script = (
-        "import pathlib, sys; from instantid_serve.models import miniature; miniature.make(pathlib.Path(sys.argv[1]))"
-    )
-    command = [sys.executable, "-c", script, str(tmp_path / "miniature")]
+def test_two_that_make_it_at_once_both_succeed(tmp_path):
+    with ThreadPoolExecutor(2) as pool:
+        both = [pool.submit(miniature.make, tmp_path / "miniature") for _ in range(2)]
 
-    both = [subprocess.Popen(command, stderr=subprocess.DEVNULL) for _ in range(2)]
-
-    assert [process.wait() for process in both] == [0, 0]
+    assert [made.exception() for made in both] == [None, None]
     assert check_manifest(tmp_path / "miniature").preset == "miniature"
     assert [path.name for path in tmp_path.iterdir()] == ["miniature"]
 
