@@ -22,7 +22,7 @@ if typing.TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-_WINDOW_PX = 24  # the cascade's own window: no smaller face is found
+_WINDOW_PX = 24  # the cascade's own window
 _SCALE_STEP = 1.1
 _MERGE_NOTHING = 0.999  # the cascade's own grouping hides how often it fired, which tells faces from accidents
 _OUTSHONE = 0.6  # evidence by which a find may fall behind the surest
@@ -39,17 +39,17 @@ _FINE_SCALES = (0.93, 1.0, 1.08)
 
 
 class Look(typing.NamedTuple):
-    """One way to look at a photo: at what size, for windows of up to what size, with what border, how doubtfully."""
+    """One way to look at a photo: at what size, for windows from and to what size, with what border, how doubtfully."""
 
     long_side_px: int
-    largest_window_px: int
+    windows_px: tuple[int, int]
     border: float  # added all around, as a fraction of the long side
     doubt: float  # the sum of evidence that an accident reaches as often as a face; found over pictures without one
 
 
 # Each look is taken only if those before it found nothing. A face is seldom under a tenth of a photo; the second look
 # is for those that are, and sees more accidents; the third is for close-ups, whose cheeks and brow the cascade misses.
-_LOOKS = (Look(320, 320, 0.0, 1.5), Look(560, 56, 0.0, 1.75), Look(256, 256, 0.3, 1.5))
+_LOOKS = (Look(320, (24, 320), 0.0, 1.5), Look(512, (24, 44), 0.0, 1.75), Look(224, (56, 224), 0.3, 1.5))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -92,7 +92,7 @@ def _take(look: Look, gray: NDArray[np.uint8], threshold: float) -> list[Find]:
     small = cv2.resize(gray, None, fx=1 / scale, fy=1 / scale, interpolation=cv2.INTER_AREA).astype(np.uint8)
     margin = round(border / scale)
     small = np.pad(small, margin, mode="edge")
-    finds = _judged(small.astype(np.float32), _cluster(_propose(small, look.largest_window_px)), look.doubt)
+    finds = _judged(small.astype(np.float32), _cluster(_propose(small, *look.windows_px)), look.doubt)
     return [
         dataclasses.replace(find, frame=_enlarged(find.frame, scale, margin))
         for find in finds
@@ -101,8 +101,8 @@ def _take(look: Look, gray: NDArray[np.uint8], threshold: float) -> list[Find]:
 
 
 def _enlarged(frame: Frame, scale: float, margin: int) -> Frame:
-    x, y = ((at - margin + 0.5) * scale - 0.5 for at in (frame.x, frame.y))
-    return Frame(x, y, frame.side * scale, frame.turn)
+    x, y = (float((at - margin + 0.5) * scale - 0.5) for at in (frame.x, frame.y))
+    return Frame(x, y, float(frame.side * scale), float(frame.turn))
 
 
 def _has_one_tint(photo: NDArray[np.uint8], frame: Frame) -> bool:
@@ -119,14 +119,14 @@ def _cascade() -> Cascade:
     return Cascade(lbp_frontal_face_cascade_filename())
 
 
-def _propose(small: NDArray[np.uint8], largest_px: int) -> list[Frame]:
-    if min(small.shape) < _WINDOW_PX:
+def _propose(small: NDArray[np.uint8], smallest_px: int, largest_px: int) -> list[Frame]:
+    if min(small.shape) <= _WINDOW_PX:
         return []
     windows = _cascade().detect_multi_scale(
         img=small,
         scale_factor=_SCALE_STEP,
         step_ratio=1,
-        min_size=(_WINDOW_PX, _WINDOW_PX),
+        min_size=(smallest_px, smallest_px),
         max_size=(largest_px, largest_px),
         min_neighbor_number=1,
         intersection_score_threshold=_MERGE_NOTHING,
