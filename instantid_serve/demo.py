@@ -43,7 +43,7 @@ _JOBS_TIMEOUT_S = 900.0
 _STOP_TIMEOUT_S = 60.0
 _POLL_S = 0.15
 _LOG_LINES_SHOWN = 25
-_NUMBERS = ("steps", "guidance", "rows: mean", "max")  # of a job; rows are those of the batches that it shared
+_PROMPT_CHARS = 24  # the table then fits 80 columns
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -213,7 +213,9 @@ def _fetch(client: Client, job: Job, out: Path) -> list[Image.Image]:
 
 
 def _report(console: Console, jobs: dict[str, Order], finished: list[Job], took_s: float) -> None:
-    table = Table("job", "sampler", *(Column(name, justify="right") for name in _NUMBERS), box=SIMPLE_HEAD)
+    prompt = Column("job", no_wrap=True, overflow="ellipsis", max_width=_PROMPT_CHARS)
+    numbers = (Column(name, justify="right", no_wrap=True) for name in ("steps", "guidance", "rows", "max"))
+    table = Table(prompt, Column("sampler", no_wrap=True), *numbers, box=SIMPLE_HEAD)
     for job in finished:
         order, stats = jobs[job.id], [image.stats for image in job.images]
         if job.failure is not None:
@@ -221,10 +223,8 @@ def _report(console: Console, jobs: dict[str, Order], finished: list[Job], took_
             continue
         steps, guidance = order.parameters["steps"], order.parameters.get("guidance_scale", 5.0)
         rows = [f"{mean(s['mean_batch_rows'] for s in stats):.1f}", f"{max(s['max_batch_rows'] for s in stats):.0f}"]
-        name = f"{order.prompt:.24} x{len(stats)}"
-        table.add_row(name, order.parameters["sampler"], f"{steps}", f"{guidance:g}", *rows)
-    console.print(table)
-    console.print(_stages(finished))
+        table.add_row(f"{len(stats)} x {order.prompt}", order.parameters["sampler"], f"{steps}", f"{guidance:g}", *rows)
+    console.print(table, "rows: of the batches it shared, mean and largest", _stages(finished))
     pictures = sum(len(job.images) for job in finished)
     console.print(f"{pictures} pictures in {took_s:.1f} s, {pictures / took_s:.2f} per second")
 

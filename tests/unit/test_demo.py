@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from instantid_serve import demo
+from instantid_serve.client import Job, JobImage
 from instantid_serve.errors import UnavailableError
 from instantid_serve.settings import Settings
 
@@ -66,3 +67,19 @@ def test_the_astronauts_landmarks_are_drawn_for_the_sheet():
 
     assert tile.picture.size == (256, 256)
     assert tile.picture.getextrema()[0][1] == 255
+
+
+def test_the_report_fits_a_terminal_and_names_what_failed(capsys: pytest.CaptureFixture[str]):
+    stats = dict.fromkeys(("waiting_s", "prepare_s", "denoise_s", "decode_s"), 1.5)
+    image = JobImage(0, "", 7, {**stats, "mean_batch_rows": 5.5, "max_batch_rows": 8.0})
+    orders = demo.plan(3, 20)
+    jobs = {"gen_1": orders[0], "gen_2": orders[1]}
+    made = Job("gen_1", "succeeded", True, 40, 40, (image, image), None, {"queue_s": 0.1, "generate_s": 6.0})
+    failed = Job("gen_2", "failed", True, 0, 12, (), {"code": "face_not_found", "detail": "no face"}, {})
+
+    demo._report(Console(width=80), jobs, [made, failed], 10.0)
+
+    shown = capsys.readouterr().out
+    assert "a bronze statue in a museum: face_not_found: no face" in shown
+    for text in ("guidance", "max", "2 x a watercolour", "5.5", "denoise", "2 pictures in 10.0 s, 0.20 per second"):
+        assert text in shown
