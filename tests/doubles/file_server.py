@@ -38,45 +38,7 @@ class FileServer:
 def file_server():
     """Run a FileServer for as long as the block lasts."""
     content = FileServer()
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_GET(self):
-            path = unquote(urlsplit(self.path).path)
-            asked = self.headers.get("Range")
-            content.requests.append((path, asked))
-            if path in content.status or path not in content.files:
-                self._answer(content.status.get(path, 404), b"", {})
-            else:
-                self._send(path, content.files[path], asked)
-
-        def _send(self, path, body, asked):
-            start = int(re.fullmatch(r"bytes=(\d+)-", asked)[1]) if asked and not content.ignores_ranges else 0
-            if start and start >= len(body):
-                self._answer(416, b"", {"Content-Range": f"bytes */{len(body)}"})
-                return
-            headers = {"Content-Range": f"bytes {start}-{len(body) - 1}/{len(body)}"} if start else {}
-            limits = content.cuts.get(path)
-            self._answer(206 if start else 200, body[start:], headers, limits.pop(0) if limits else None)
-
-        def _answer(self, status, body, headers, limit=None):
-            self.send_response(status)
-            for name, value in {
-                **headers,
-                "Content-Length": str(len(body)),
-                "Content-Type": "application/json",
-            }.items():
-                self.send_header(name, value)
-            self.end_headers()
-            self.wfile.write(body[:limit])
-            if limit is not None:
-                self.close_connection = True  # in the middle of the body
-
-        def log_message(self, *_):
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"content": content}))
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     content.url = f"http://127.0.0.1:{server.server_port}"
@@ -86,6 +48,41 @@ def file_server():
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    content: FileServer
+
+    def do_GET(self):
+        path = unquote(urlsplit(self.path).path)
+        asked = self.headers.get("Range")
+        self.content.requests.append((path, asked))
+        if path in self.content.status or path not in self.content.files:
+            self._answer(self.content.status.get(path, 404), b"", {})
+        else:
+            self._send(path, self.content.files[path], asked)
+
+    def _send(self, path, body, asked):
+        start = int(re.fullmatch(r"bytes=(\d+)-", asked)[1]) if asked and not self.content.ignores_ranges else 0
+        if start and start >= len(body):
+            self._answer(416, b"", {"Content-Range": f"bytes */{len(body)}"})
+            return
+        headers = {"Content-Range": f"bytes {start}-{len(body) - 1}/{len(body)}"} if start else {}
+        limits = self.content.cuts.get(path)
+        self._answer(206 if start else 200, body[start:], headers, limits.pop(0) if limits else None)
+
+    def _answer(self, status, body, headers, limit=None):
+        self.send_response(status)
+        for name, value in {**headers, "Content-Length": str(len(body)), "Content-Type": "application/json"}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body[:limit])
+        if limit is not None:
+            self.close_connection = True  # in the middle of the body
+
+    def log_message(self, *_):
+        pass
 
 
 def _entry(name, content):
