@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
@@ -74,8 +75,10 @@ def test_the_report_fits_a_terminal_and_names_what_failed(capsys: pytest.Capture
     image = JobImage(0, "", 7, {**stats, "mean_batch_rows": 5.5, "max_batch_rows": 8.0})
     orders = demo.plan(3, 20)
     jobs = {"gen_1": orders[0], "gen_2": orders[1]}
-    made = Job("gen_1", "succeeded", True, 40, 40, (image, image), None, {"queue_s": 0.1, "generate_s": 6.0})
-    failed = Job("gen_2", "failed", True, 0, 12, (), {"code": "face_not_found", "detail": "no face"}, {})
+    made = Job.from_json({"id": "gen_1", "status": "succeeded", "done": True, "timings": {"generate_s": 6.0}})
+    made = dataclasses.replace(made, images=(image, image))
+    problem = {"code": "face_not_found", "detail": "no face"}
+    failed = Job.from_json({"id": "gen_2", "status": "failed", "done": True, "error": problem})
 
     demo._report(Console(width=80), jobs, [made, failed], 10.0)
 
