@@ -111,10 +111,13 @@ def turned(orientation: int) -> Image.Image:
     return scene().transpose(undo[orientation]) if orientation in undo else scene()
 
 
+def _noise() -> bytes:
+    return np.random.default_rng(3).integers(0, 256, 1024, np.uint8).tobytes()
+
+
 def _containers() -> Corpus:
     jpeg, still, webp = save(scene(), "JPEG"), save(scene(), "PNG"), save(scene(), "WEBP")
     photo = save(scene(800, 600), "JPEG")
-    noise = np.random.default_rng(3).integers(0, 256, 1024, np.uint8).tobytes()
     body = zlib.compress(bytes(160 * 120 * 3 + 120))
     split = [chunk(b"IDAT", body[:20]), chunk(b"tEXt", b"a\0b"), chunk(b"IDAT", body[20:])]
     header = struct.pack(">IIBBBBB", 160, 120, 8, 2, 0, 0, 0)
@@ -125,7 +128,7 @@ def _containers() -> Corpus:
     return {
         "001 empty": (b"", CORRUPT),
         "002 one byte": (b"\xff", CORRUPT),
-        "003 random": (noise, FORMAT),
+        "003 random": (_noise(), FORMAT),
         "004 html": (b"<!doctype html><title>404 Not Found</title>", FORMAT),
         "005 json": (json.dumps({"error": "not found"}).encode(), FORMAT),
         "006 jpeg cut at 50 %": (photo[: len(photo) // 2], CORRUPT),
@@ -148,6 +151,12 @@ def _containers() -> Corpus:
         "020 arithmetic jpeg": (jpeg[: sof + 1] + b"\xc9" + jpeg[sof + 2 :], CORRUPT),
         "021 lossless jpeg": (jpeg[: sof + 1] + b"\xc3" + jpeg[sof + 2 :], CORRUPT),
         "022 progressive of 500 scans": (many_scans(500, 3000), CORRUPT),
+    }  # fmt: skip
+
+
+def _formats() -> Corpus:
+    jpeg, noise = save(scene(), "JPEG"), _noise()
+    return {
         "023 jpeg 2000": (save(scene(), "JPEG2000"), FORMAT),
         "024 avif": (b"\0\0\0\x20ftypavif\0\0\0\0avifmif1miaf" + noise, FORMAT),
         "025 heic": (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + noise, FORMAT),
@@ -282,4 +291,4 @@ def _polyglots() -> Corpus:
 @functools.cache
 def corpus() -> Corpus:
     """Every photo, by name."""
-    return _containers() | _resources() | _colours() | _polyglots()
+    return _containers() | _formats() | _resources() | _colours() | _polyglots()
