@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import json
@@ -41,7 +42,8 @@ async def read_generation(request: Request, model: type[GenerationFields]) -> tu
         raise MediaTypeError("the body must be UTF-8")
     match declared.get_content_type():
         case "application/json":
-            return _from_json(parse_json(await request.body()), model)
+            # A thread: fifteen megabytes of JSON take a tenth of a second, in which nobody else would be answered.
+            return await asyncio.to_thread(_from_json, await request.body(), model)
         case "multipart/form-data":
             return await _from_form(await _parse_form(request, declared), model)
         case _:
@@ -83,7 +85,8 @@ def _finite(digits: str) -> float:
     return number
 
 
-def _from_json(parsed: object, model: type[GenerationFields]) -> tuple[GenerationFields, bytes]:
+def _from_json(body: bytes, model: type[GenerationFields]) -> tuple[GenerationFields, bytes]:
+    parsed = parse_json(body)
     if not isinstance(parsed, dict):
         raise InvalidRequestError("the body must be a JSON object")
     photo = parsed.pop(PHOTO_FIELD, None)

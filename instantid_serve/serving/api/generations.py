@@ -36,8 +36,9 @@ async def create(request: Request, tenant: Tenant, context: Context, response: R
     The answer is the job, once it is safely stored. With `Prefer: wait=N` it comes as soon as the job is done, and
     after N seconds at the latest.
     """
-    fields, photo = await read_generation(request, context.fields)
-    job = await asyncio.to_thread(context.intake.accept, tenant, fields, photo)
+    async with context.intake.room:
+        fields, photo = await read_generation(request, context.fields)
+        job = await context.intake.accept(tenant, fields, photo)
     response.headers["Location"] = _url(job.id)
     wait_s = _wanted_wait_s(request, context.settings.api.max_wait_s)
     if wait_s is not None:
@@ -79,7 +80,7 @@ async def fetch(
     headers = {"ETag": f'"{image.sha256}"', "Cache-Control": _PICTURES_NEVER_CHANGE}
     if headers["ETag"] in request.headers.get("if-none-match", ""):
         return Response(status_code=304, headers=headers)
-    data = await asyncio.to_thread(context.intake.image, image.key)
+    data = await asyncio.to_thread(context.intake.read, image.key)
     extension = image.media_type.rpartition("/")[2]
     headers["Content-Disposition"] = f'inline; filename="{job.id}-{index}.{extension}"'
     return Response(data, media_type=image.media_type, headers=headers)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+from concurrent.futures import ThreadPoolExecutor
 
 from instantid_serve import images
 from instantid_serve.decoding import GuardedDecoder
@@ -15,20 +17,29 @@ from instantid_serve.settings import Settings
 log = logging.getLogger(__name__)
 
 
+_MAX_BODIES = 16  # held in memory at once by one replica; further callers wait before theirs is read
+_THREADS = 2  # one photo is decoded while another is stored
+
+
 class Intake:
-    """All of it blocks; routes call it in a thread."""
+    """Has threads of its own: photos that are slow to decode must not hold up those who ask for their jobs."""
 
     def __init__(self, settings: Settings, jobs: Jobs, store: ResultStore, decoder: GuardedDecoder) -> None:
         self._settings = settings
         self._jobs = jobs
         self._store = store
         self._decoder = decoder
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="intake")
+        self.room = asyncio.Semaphore(_MAX_BODIES)  # to be held from before a body is read until it is accepted
 
-    def accept(self, tenant: str, fields: GenerationFields, photo: bytes) -> Job:
+    async def accept(self, tenant: str, fields: GenerationFields, photo: bytes) -> Job:
         """Return the job, which is never lost once this returns.
 
         Raises ImageError and InvalidRequestError for what cannot be done, StoreError, DatabaseError.
         """
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self._accept, tenant, fields, photo)
+
+    def _accept(self, tenant: str, fields: GenerationFields, photo: bytes) -> Job:
         images.inspect(photo, max_bytes=self._settings.api.max_photo_bytes)
         upright = self._decoder.normalise(photo)
         header = images.inspect(upright, max_bytes=len(upright))
@@ -43,7 +54,7 @@ class Intake:
             self._remove(key)
             raise
 
-    def image(self, key: str) -> bytes:
+    def read(self, key: str) -> bytes:
         """The bytes of a stored picture. Raises NotFoundError, StoreError."""
         return self._store.get(key)
 

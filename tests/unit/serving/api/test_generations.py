@@ -2,13 +2,15 @@ import asyncio
 import base64
 import hashlib
 import io
+import threading
+import time
 
 import pytest
 from doubles.api_callers import KEYS, assert_problem
 from PIL import Image
 
 from instantid_serve import images
-from instantid_serve.errors import DatabaseError, FaceNotFoundError
+from instantid_serve.errors import DatabaseError, FaceNotFoundError, ImageCorruptError
 from instantid_serve.messages import StoredImage
 from instantid_serve.service.results import image_key
 
@@ -251,3 +253,26 @@ async def test_nothing_of_v1_answers_without_a_valid_key(anyone, method, path, h
 
     assert_problem(response, 401, "unauthorized")
     assert response.headers["www-authenticate"] == "Bearer"
+
+
+async def test_a_slow_photo_does_not_hold_up_those_who_ask_for_their_jobs(app, client, submit):
+    job_id = (await submit()).json()["id"]
+    release = threading.Event()
+
+    class Slow:
+        def normalise(self, _):
+            release.wait(10)
+            raise ImageCorruptError("at last")
+
+    app.state.context.intake._decoder = Slow()
+    uploads = [asyncio.create_task(submit()) for _ in range(40)]
+    await asyncio.sleep(0.1)
+
+    began = time.monotonic()
+    response = await client.get(f"/v1/generations/{job_id}")
+
+    took_s = time.monotonic() - began
+    release.set()
+    assert (await asyncio.gather(*uploads))[0].status_code == 422
+    assert response.status_code == 200
+    assert took_s < 2
