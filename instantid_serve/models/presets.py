@@ -1,8 +1,8 @@
 """The models that can be fetched, as data: where each file lies, which bytes it must be, and whose licence it is under.
 
-Every revision is a commit, every hash a SHA-256. Those of InstantX's and Stability AI's files were collected from public
-projects that pin the same commits, not read from the hub; one that is wrong refuses its file by name, it lets nothing
-in. Those of the face pack are InsightFace's own (``insightface_server/models/packages.py``).
+Every revision is a commit, every hash a SHA-256. Those of InstantX's and Stability AI's files were collected from
+public projects that pin the same commits, not read from the hub; one that is wrong refuses its file by name, it lets
+nothing in. Those of the face pack are InsightFace's own (``insightface_server/models/packages.py``).
 """
 
 from __future__ import annotations
