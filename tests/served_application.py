@@ -3,10 +3,10 @@
 One cluster serves all of a session's tests; the application is deployed anew for each configuration.
 """
 
-import contextlib
 import dataclasses
 import hashlib
 import io
+import json
 import os
 import shutil
 import tempfile
@@ -95,28 +95,37 @@ def astronaut():
 
 @pytest.fixture(scope="session")
 def serve_with(cluster, miniature_folder, astronaut, tmp_path_factory):
-    """A context manager that serves the application with given results settings, until its block ends."""
+    """Serve the application with given results settings (None: a folder), and return it.
+
+    It goes on being served until other settings are asked for: a start costs more than most tests. So tests leave it
+    as they found it, and modules that want the same are named to run one after the other.
+    """
     from ray import serve
 
     from instantid_serve.serving import up
     from instantid_serve.serving.config import ServeConfig
 
-    @contextlib.contextmanager
+    now = {}
+
     def served(results=None, *, model_folder=miniature_folder):
+        key = json.dumps([results, str(model_folder)])
+        if key not in now:
+            for config in now.values():
+                serve.delete(config.application.name)
+            now.clear()
+            now[key] = config = ServeConfig.load(LOCAL, port=cluster, overrides=settings_for(results, model_folder))
+            up.deploy(config)
+            up.wait_until_ready(config, deadline_s=120)
+        return Served(now[key], astronaut)
+
+    def settings_for(results, model_folder):
         folder = tmp_path_factory.mktemp("served")
-        settings = {
+        return {
             **SETTINGS,
             "model": {"folder": str(model_folder)},
             "database": {"url": f"sqlite:///{folder / 'jobs.sqlite3'}"},
             "results": results or {"kind": "folder", "folder": str(folder / "results")},
         }
-        config = ServeConfig.load(LOCAL, port=cluster, overrides=settings)
-        up.deploy(config)
-        try:
-            up.wait_until_ready(config, deadline_s=120)
-            yield Served(config, astronaut)
-        finally:
-            serve.delete(config.application.name)
 
     return served
 

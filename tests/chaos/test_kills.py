@@ -12,8 +12,7 @@ STEPS = 40
 @pytest.fixture(scope="module")
 def served(serve_with):
     """The application, with a short lease."""
-    with serve_with() as running:
-        yield running
+    return serve_with()
 
 
 def mid_denoise(http, served, jobs=2):

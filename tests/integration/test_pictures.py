@@ -18,9 +18,7 @@ STEPS = 4
 )
 def served(request, serve_with):
     """The application, over one of the result stores."""
-    results = None if request.param == "folder" else request.getfixturevalue(request.param)
-    with serve_with(results) as running:
-        yield running
+    return serve_with(None if request.param == "folder" else request.getfixturevalue(request.param))
 
 
 def submit(http, photo, *, wait_s=None, **fields):

@@ -7,8 +7,7 @@ from bad_images import corpus
 @pytest.fixture(scope="module")
 def served(serve_with):
     """The application."""
-    with serve_with() as running:
-        yield running
+    return serve_with()
 
 
 def test_no_replica_is_restarted_by_bad_input(served):
