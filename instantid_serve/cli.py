@@ -29,12 +29,19 @@ class _Reporting(TyperGroup):
     def invoke(self, ctx: Any) -> Any:  # noqa: ANN401 - as the base class has it
         try:
             return super().invoke(ctx)
-        except InstantIDError as error:
+        except (InstantIDError, ModuleNotFoundError) as error:
             if ctx.params.get("debug"):
                 raise
-            typer.echo(f"error: {error.code}: {error.detail}", err=True)
-            misused = isinstance(error, CallerError | ConfigurationError)
+            ours = error if isinstance(error, InstantIDError) else _missing_extra(error)
+            typer.echo(f"error: {ours.code}: {ours.detail}", err=True)
+            misused = isinstance(ours, CallerError | ConfigurationError)
             raise typer.Exit(_EXIT_MISUSED if misused else _EXIT_FAILED) from error
+
+
+def _missing_extra(error: ModuleNotFoundError) -> ConfigurationError:
+    return ConfigurationError(
+        f"this command needs {error.name}, which is missing: pip install 'instantid-serve[serve,cpu]', or [serve,gpu]"
+    )
 
 
 app = typer.Typer(cls=_Reporting, no_args_is_help=True, pretty_exceptions_enable=False)

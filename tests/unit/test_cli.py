@@ -133,6 +133,18 @@ def test_a_configuration_that_is_not_there_is_one_line_and_exit_code_2(tmp_path:
     assert "error: configuration: cannot read" in result.stderr
 
 
+def test_a_command_of_the_server_names_the_extra_that_the_light_install_lacks():
+    script = (
+        "import sys; sys.modules['numpy'] = None; sys.argv[1:] = ['demo']; import instantid_serve.cli as c; c.main()"
+    )
+
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=60)
+
+    assert result.returncode == 2
+    assert result.stderr.startswith("error: configuration: this command needs numpy")
+    assert "instantid-serve[serve,cpu]" in result.stderr
+
+
 def test_a_wrong_option_is_exit_code_2():
     assert command("demo", "--pictures", 0).returncode == 2
 
