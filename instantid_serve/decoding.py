@@ -53,6 +53,10 @@ _FAULTS: dict[str, type[ImageError]] = {
 }
 
 
+class _DiedError(Exception):
+    """A child ended before it answered."""
+
+
 class GuardedDecoder:
     """Decodes photos in child processes with bounded memory and time; the caller outlives whatever they do.
 
@@ -71,15 +75,22 @@ class GuardedDecoder:
     def normalise(self, data: bytes) -> bytes:
         """Return the photo as :func:`images.decode_photo` decodes it, as a lossless PNG.
 
-        Raises the ImageError that names what is wrong with it; ImageCorruptError also when the decoder died of it or
-        took too long. UnavailableError: no decoder can be started here.
+        Raises the ImageError that names what is wrong with it; ImageCorruptError also when two decoders died of it or
+        one took too long. UnavailableError: no decoder can be started here.
         """
         if len(data) > self._max_bytes:
             raise ImageTooLargeError(
                 f"the photo must be at most {self._max_bytes} bytes", {"max_bytes": self._max_bytes}
             )
-        with self._child() as child:
-            return child.normalise(data, self._timeout_s)
+        try:
+            return self._ask_child(data)
+        except _DiedError:
+            # Once may be the machine's doing: a child killed for memory, or while it was idle.
+            pass
+        try:
+            return self._ask_child(data)
+        except _DiedError as error:
+            raise ImageCorruptError("the photo cannot be decoded within the service's limits") from error
 
     def close(self) -> None:
         """End the children. Photos being decoded are finished first."""
@@ -88,6 +99,10 @@ class GuardedDecoder:
             if child:
                 child.end()
             self._children.put(None)
+
+    def _ask_child(self, data: bytes) -> bytes:
+        with self._child() as child:
+            return child.normalise(data, self._timeout_s)
 
     @contextlib.contextmanager
     def _child(self) -> Iterator[_Child]:
@@ -131,7 +146,9 @@ class _Child:
                 kind, answer = self._ask(data)
         except (OSError, EOFError) as error:
             self.end()  # waits for it: a child that is dying is not yet known to be dead
-            raise ImageCorruptError("the photo cannot be decoded within the service's limits") from error
+            if self._killed:
+                raise ImageCorruptError(f"the photo takes more than {timeout_s:g} s to decode") from error
+            raise _DiedError from error
         if kind == _DONE:
             return answer
         fault = json.loads(answer)
