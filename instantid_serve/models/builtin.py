@@ -8,10 +8,12 @@ import cv2
 import numpy as np
 
 from instantid_serve.messages import FaceFeatures
-from instantid_serve.models.alignment import align
+from instantid_serve.models.alignment import ALIGNED_SIDE_PX, align
 from instantid_serve.models.face_descriptor import describe
+from instantid_serve.models.face_likeness import likeness
 from instantid_serve.models.face_points import find_landmarks
 from instantid_serve.models.face_search import search
+from instantid_serve.models.gradients import SIDE_PX
 
 if typing.TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -28,6 +30,9 @@ class BuiltinAnalyzer:
 
     def __init__(self, detection_threshold: float = 0.5) -> None:
         self._threshold = detection_threshold
+        # What is learned at first use (about a second, once per process) is learned before the first photo.
+        likeness(np.zeros((1, SIDE_PX, SIDE_PX), np.float32))
+        describe(np.zeros((ALIGNED_SIDE_PX, ALIGNED_SIDE_PX, 3), np.uint8))
 
     def find(self, photo: NDArray[np.uint8]) -> list[FaceFeatures]:
         """Return all faces in a (H, W, 3) RGB photo, largest first."""
