@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from instantid_serve.landmarks import draw_landmarks
@@ -32,6 +32,7 @@ def test_it_equals_upstreams_drawing(name: str, dtype: type[np.generic]):
     assert np.array_equal(drawn, expected)
 
 
+@settings(deadline=None)
 @given(landmark_sets)
 def test_landmarks_anywhere_give_a_picture_in_the_nine_colours_and_black(points: list[tuple[float, float]]):
     drawn = draw_landmarks(np.array(points, np.float32), 96, 64)
@@ -40,6 +41,7 @@ def test_landmarks_anywhere_give_a_picture_in_the_nine_colours_and_black(points:
     assert {tuple(map(int, colour)) for colour in np.unique(drawn.reshape(-1, 3), axis=0)} <= FULL | DIM | {(0, 0, 0)}
 
 
+@settings(deadline=None)
 @given(st.tuples(st.integers(0, 95), st.integers(0, 63)))
 def test_the_last_point_is_drawn_over_all_others(point: tuple[int, int]):
     drawn = draw_landmarks(np.full((5, 2), point, np.float32), 96, 64)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from instantid_serve.errors import InvalidRequestError
@@ -30,6 +30,7 @@ def test_the_default_size_is_upstreams(photo: tuple[int, int], at_1280: tuple[in
     assert default_size(photo, 1024) == at_1024
 
 
+@settings(deadline=None)
 @given(photo_sides, photo_sides)
 def test_a_default_size_is_on_the_grid_and_within_the_side(width: int, height: int):
     picture = default_size((width, height), 1024)
@@ -58,6 +59,7 @@ def test_too_many_pixels_are_refused():
 boxes = st.tuples(*[st.floats(0, 1)] * 4)
 
 
+@settings(deadline=None)
 @given(photo_sides, photo_sides, picture_sides, picture_sides, boxes)
 def test_cropping_covers_the_picture_and_never_bends(
     pw: int, ph: int, w: int, h: int, box: tuple[float, float, float, float]
@@ -73,6 +75,7 @@ def test_cropping_covers_the_picture_and_never_bends(
     assert placed.offset_y + ph * placed.scale_y >= h - 1e-6
 
 
+@settings(deadline=None)
 @given(photo_sides, photo_sides, picture_sides, picture_sides)
 def test_padding_shows_the_whole_photo_in_the_middle(pw: int, ph: int, w: int, h: int):
     placed = place((pw, ph), (w, h), "pad", (0, 0, 10, 10))

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 import skimage.data
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from instantid_serve.errors import FaceError, FaceIndexError, FaceNotFoundError, FaceTooSmallError, MultipleFacesError
@@ -79,6 +79,7 @@ def test_too_small_a_face_is_refused_by_its_shorter_side():
 sides = st.floats(-50, 500, width=32)
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.tuples(sides, sides, sides, sides), max_size=6),
     st.one_of(st.sampled_from(["only", "largest"]), st.integers(-2, 8)),
