@@ -3,37 +3,25 @@
 from __future__ import annotations
 
 import bisect
-import dataclasses
+from collections import deque
+from statistics import median
 
 from instantid_serve.engine.request import ShapeKey
 
-SMOOTHING = 0.2  # weight of the newest measurement in the running mean
-KNEE_SHARE = 0.97  # the cap is the smallest batch that reaches this share of the best measured rows per second
-FORGET_AFTER_STEPS = 500  # so that one slow measurement of a large batch does not cap a shape for ever
-
-
-@dataclasses.dataclass(slots=True)
-class _Measured:
-    seconds: float
-    at_step: int
+SAMPLES = 9  # the newest measurements that count, per shape and number of rows
+ENOUGH = 5  # measurements before a batch size may cap others: a busy machine's single measurement says little
+KNEE_SHARE = 0.95  # the cap is the smallest batch that reaches this share of the best measured rows per second
 
 
 class StepTimes:
-    """A running mean of measured step times. Until something is measured it knows nothing, and says so with None."""
+    """Measured step times. Until something is measured it knows nothing, and says so with None."""
 
     def __init__(self) -> None:
-        self._shapes: dict[ShapeKey, dict[int, _Measured]] = {}
-        self._steps: dict[ShapeKey, int] = {}
+        self._shapes: dict[ShapeKey, dict[int, deque[float]]] = {}
 
     def record(self, key: ShapeKey, rows: int, seconds: float) -> None:
         """Add one measured step."""
-        step = self._steps[key] = self._steps.get(key, 0) + 1
-        measured = self._shapes.setdefault(key, {})
-        if rows in measured:
-            seconds = measured[rows].seconds + SMOOTHING * (seconds - measured[rows].seconds)
-        measured[rows] = _Measured(seconds, step)
-        for stale in [r for r, m in measured.items() if step - m.at_step > FORGET_AFTER_STEPS]:
-            del measured[stale]
+        self._shapes.setdefault(key, {}).setdefault(rows, deque(maxlen=SAMPLES)).append(seconds)
 
     def estimate_s(self, key: ShapeKey, rows: int) -> float | None:
         """Seconds that a step of ``rows`` rows takes: measured, interpolated, or scaled from the nearest known."""
@@ -43,21 +31,22 @@ class StepTimes:
         known = sorted(measured)
         at = bisect.bisect_left(known, rows)
         if at == len(known):
-            return measured[known[-1]].seconds * rows / known[-1]
+            return median(measured[known[-1]]) * rows / known[-1]
         if known[at] == rows or at == 0:
-            return measured[known[at]].seconds
+            return median(measured[known[at]])
         low, high = known[at - 1], known[at]
         share = (rows - low) / (high - low)
-        return measured[low].seconds + (measured[high].seconds - measured[low].seconds) * share
+        return median(measured[low]) * (1 - share) + median(measured[high]) * share
 
     def knee(self, key: ShapeKey, max_rows: int) -> int:
-        """Rows beyond which a larger batch brings no more throughput; ``max_rows`` while the largest are unmeasured.
+        """Rows beyond which a larger batch brings no more throughput; ``max_rows`` while that is not known.
 
-        Where the device is busy at few rows, a larger batch only makes everybody wait longer.
+        Where the device is busy at few rows, a larger batch only makes everybody wait longer. Minima are compared:
+        whatever else the machine does can only make a step slower.
         """
-        measured = self._shapes.get(key, {})
+        known = {rows: min(times) for rows, times in self._shapes.get(key, {}).items() if len(times) >= ENOUGH}
         # A request brings at most two rows, so a batch of max_rows - 1 counts as full.
-        if not measured or max(measured) < max_rows - 1:
+        if not known or max(known) < max_rows - 1:
             return max_rows
-        speed = {rows: rows / m.seconds for rows, m in measured.items()}
+        speed = {rows: rows / seconds for rows, seconds in known.items()}
         return min(max_rows, *(rows for rows in speed if speed[rows] >= KNEE_SHARE * max(speed.values())))
