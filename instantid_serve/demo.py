@@ -48,21 +48,23 @@ _PROMPT_CHARS = 24  # the table then fits 80 columns
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Order:
-    """A job of the demo. ``effort`` scales the number of steps that the user asked for."""
+    """A job of one picture. ``effort`` scales the number of steps that the user asked for."""
 
     prompt: str
     effort: float
     parameters: Parameters
 
 
-# Different in everything one engine batch may mix: sampler, steps, guidance on and off, strengths, window, size.
+# Different in everything one engine batch may mix: sampler, steps, guidance on and off, strengths, window.
 ORDERS = (
-    Order("a watercolour portrait, soft morning light", 1.0, {"sampler": "euler", "count": 2}),
+    Order("a watercolour portrait, soft morning light", 1.0, {"sampler": "euler"}),
     Order("a bronze statue in a museum", 0.6, {"sampler": "dpmpp_2m_karras", "guidance_scale": 7.5}),
     Order("a comic book hero, bold ink", 0.3, {"sampler": "lcm", "guidance_scale": 1.0}),
-    Order("film noir, rain, neon signs", 1.0, {"sampler": "euler_ancestral", "identity_strength": 0.3, "count": 2}),
+    Order("film noir, rain, neon signs", 1.0, {"sampler": "euler_ancestral", "identity_strength": 0.3}),
     Order("an oil painting by candlelight", 0.8, {"sampler": "unipc", "identitynet_strength": 0.4}),
     Order("an astronaut on the moon", 0.5, {"sampler": "ddim", "identitynet_end": 0.5, "guidance_scale": 3.0}),
+    Order("a paper collage, bright colours", 0.7, {"sampler": "deis", "guidance_scale": 1.0}),
+    Order("a stone relief, evening sun", 0.4, {"sampler": "heun", "identity_strength": 1.2}),
 )
 
 
@@ -97,14 +99,12 @@ def astronaut() -> Image.Image:
 
 
 def plan(pictures: int, steps: int) -> list[Order]:
-    """The orders that make that many pictures, each with a seed of its own."""
+    """One order a picture, each with a seed of its own."""
     orders: list[Order] = []
-    while pictures > 0:
-        order = ORDERS[len(orders) % len(ORDERS)]
-        count = min(order.parameters.get("count", 1), pictures)
-        own: Parameters = {"seed": 100 * len(orders) + 7, "count": count, "steps": max(1, round(steps * order.effort))}
+    for number in range(pictures):
+        order = ORDERS[number % len(ORDERS)]
+        own: Parameters = {"seed": 100 * number + 7, "steps": max(1, round(steps * order.effort))}
         orders.append(dataclasses.replace(order, parameters={**order.parameters, **own}))
-        pictures -= count
     return orders
 
 
@@ -184,10 +184,7 @@ def _submit(client: Client, photo: bytes, orders: list[Order]) -> dict[str, Orde
 def _watch(client: Client, jobs: dict[str, Order], console: Console) -> list[Job]:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("steps"))
     with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
-        bars = {
-            job: progress.add_task(f"{order.prompt:42.42} x{order.parameters['count']}", total=None)
-            for job, order in jobs.items()
-        }
+        bars = {job: progress.add_task(f"{order.prompt:42.42}", total=None) for job, order in jobs.items()}
         finished: dict[str, Job] = {}
         deadline = time.monotonic() + _JOBS_TIMEOUT_S
         while len(finished) < len(jobs):
@@ -223,7 +220,7 @@ def _report(console: Console, jobs: dict[str, Order], finished: list[Job], took_
             continue
         steps, guidance = order.parameters["steps"], order.parameters.get("guidance_scale", 5.0)
         rows = [f"{mean(s['mean_batch_rows'] for s in stats):.1f}", f"{max(s['max_batch_rows'] for s in stats):.0f}"]
-        table.add_row(f"{len(stats)} x {order.prompt}", order.parameters["sampler"], f"{steps}", f"{guidance:g}", *rows)
+        table.add_row(order.prompt, order.parameters["sampler"], f"{steps}", f"{guidance:g}", *rows)
     console.print(table, "rows: of the batches it shared, mean and largest", _stages(finished))
     pictures = sum(len(job.images) for job in finished)
     console.print(f"{pictures} pictures in {took_s:.1f} s, {pictures / took_s:.2f} per second")
