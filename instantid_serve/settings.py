@@ -56,6 +56,8 @@ class FaceSettings(_Section):
     threads: Count = 1
     min_face_px: Count = 40  # short side of the face's box in the photo
     detection_threshold: float = Field(0.5, gt=0, lt=1)
+    remembered_photos: Count = 256  # photos whose faces a replica keeps in memory for their tenant's next job
+    remembered_s: Seconds = 600.0
 
 
 class EngineSettings(_Section):

@@ -53,6 +53,11 @@ def photo_key(tenant: str, job_id: str) -> str:
     return f"{_checked('tenant', tenant)}/{_checked('job_id', job_id)}/photo"
 
 
+def tenant_of(key: str) -> str:
+    """Whose object a key of :func:`photo_key` or :func:`image_key` names."""
+    return key.partition("/")[0]
+
+
 def image_key(tenant: str, job_id: str, attempt: int, index: int, image_format: ImageFormat) -> str:
     """Where picture ``index`` lies. The ``attempt`` (the claim's fence) keeps one worker's pictures from another's.
 
