@@ -59,8 +59,8 @@ async def test_another_tenant_with_the_same_photo_is_not(replica):
 async def test_a_bent_photo_is_another_photo(replica):
     key = store(replica, "tenant", JOBS[0], skimage.data.astronaut())
 
-    straight = await replica.analyze(key, spec(width=512, height=448))
-    bent = await replica.analyze(key, spec(width=512, height=448, fit="stretch"))
+    straight = await replica.analyze(key, spec(width=448, height=512))
+    bent = await replica.analyze(key, spec(width=448, height=512, fit="stretch"))
 
     assert replica._faces.calls == 2
     assert not np.allclose(straight.landmarks, bent.landmarks, atol=1)
