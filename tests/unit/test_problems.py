@@ -11,7 +11,8 @@ from instantid_serve.problems import rebuild_error
 def _tree(root: type[errors.InstantIDError]) -> Iterator[type[errors.InstantIDError]]:
     yield root
     for child in root.__subclasses__():
-        yield from _tree(child)
+        if child.__module__ == errors.__name__:  # a room's private kind of one is told by its public code
+            yield from _tree(child)
 
 
 @pytest.mark.parametrize("error", list(_tree(errors.InstantIDError)), ids=lambda error: error.code)
