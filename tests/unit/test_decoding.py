@@ -24,19 +24,34 @@ PHOTO = save(scene(), "PNG")
 SLOW_PHOTO = png(5000, 4999, 8, 2)  # about a second of inflating
 
 
+def decoding_children() -> Iterator[int]:
+    """The decoding processes that this process started: of this test's decoder, and of others that still live."""
+    parent = f"PPid:\t{os.getpid()}\n"
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it has just ended
+            ours = parent in (process / "status").read_text("ascii", "replace")
+            if ours and b"instantid_serve.decoding" in (process / "cmdline").read_bytes():
+                yield int(process.name)
+
+
+others: set[int] = set()
+
+
+@pytest.fixture(autouse=True)
+def _others() -> None:
+    others.clear()
+    others.update(decoding_children())
+
+
+def child_of_this_process() -> int:
+    return next(child for child in decoding_children() if child not in others)
+
+
 @pytest.fixture
 def decoder() -> Iterator[GuardedDecoder]:
     decoder = GuardedDecoder(max_bytes=MAX_BYTES)
     yield decoder
     decoder.close()
-
-
-def child_of_this_process() -> int:
-    children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text(encoding="ascii").split()
-    children += [c for t in Path("/proc/self/task").iterdir() for c in (t / "children").read_text("ascii").split()]
-    return next(
-        int(child) for child in children if b"instantid_serve.decoding" in Path(f"/proc/{child}/cmdline").read_bytes()
-    )
 
 
 @contextlib.contextmanager
