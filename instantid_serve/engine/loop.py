@@ -72,7 +72,7 @@ class Engine:
         ``on_progress`` runs on the device thread: it must return at once.
         """
         ticket = Ticket(request, on_progress, self._clock())
-        ticket.future.add_done_callback(lambda future: self.cancel(request.id) if future.cancelled() else None)
+        ticket.future.add_done_callback(lambda future: self._given_up(ticket) if future.cancelled() else None)
         self._send(lambda: self._take_in(ticket))
         return ticket.future
 
@@ -80,6 +80,12 @@ class Engine:
         """Drop a request before the next step; its future raises CanceledError. Unknown ids are ignored."""
         error = CanceledError("the request was canceled")
         self._send(lambda: self._drop(request_id, error))
+
+    def _given_up(self, ticket: Ticket) -> None:
+        """Drop the request whose future was canceled; one that was refused must not take its namesake along."""
+        error = CanceledError("the request was canceled")
+        id_ = ticket.request.id
+        self._send(lambda: self._drop(id_, error) if self._tickets.get(id_) is ticket else None)
 
     def close(self, timeout_s: float = 30.0) -> None:
         """Stop after the step that runs now; what is not done fails with EngineStoppedError."""
@@ -143,16 +149,16 @@ class Engine:
 
     def _take_in(self, ticket: Ticket) -> None:
         if self._closing:
-            ticket.future.set_exception(EngineStoppedError("the engine is stopping"))
+            ticket.settle(EngineStoppedError("the engine is stopping"))
         elif ticket.request.id in self._tickets:
-            ticket.future.set_exception(GenerationFailedError(f"request {ticket.request.id} is already here"))
+            ticket.settle(GenerationFailedError(f"request {ticket.request.id} is already here"))
         else:
             self._tickets[ticket.request.id] = ticket
             self._waiting.append(ticket)
             self._admit()
 
     def _admit(self) -> None:
-        while self._waiting and self._resident < self._max_resident:
+        while self._waiting and self._resident < self._max_resident and not self._closing:
             ticket = self._waiting.popleft()
             if self._tickets.get(ticket.request.id) is ticket:  # else it was canceled while it waited
                 self._resident += 1

@@ -25,6 +25,7 @@ class CountingRunner:
 
     def __init__(self):
         self.batches = []
+        self.prepared = []
         self.gate = threading.Event()
         self.gate.set()
 
@@ -32,6 +33,7 @@ class CountingRunner:
         return ShapeKey(request.height // 8, request.width // 8)
 
     def prepare(self, request):
+        self.prepared.append(request.id)
         if request.prompt == "bad prepare":
             raise ValueError("this prompt cannot be prepared")
         return CountingState(request, request.steps)

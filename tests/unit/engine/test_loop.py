@@ -186,6 +186,17 @@ def test_an_id_in_use_is_refused_and_its_owner_is_unharmed():
     assert isinstance(second.exception(0), GenerationFailedError)
 
 
+def test_a_refused_request_that_its_caller_gave_up_harms_nobody():
+    engine = engine_by_hand(CountingRunner())
+    owner, refused, neighbour = (engine.submit(request(name)) for name in ("same", "same", "neighbour"))
+
+    refused.cancel()
+    run_all(engine)
+
+    assert owner.result(0)
+    assert neighbour.result(0)
+
+
 def test_a_failing_progress_callback_does_not_stop_the_request():
     engine = engine_by_hand(CountingRunner())
     future = engine.submit(request("a"), lambda _: 1 / 0)
@@ -241,6 +252,32 @@ def test_closing_fails_what_is_not_done_and_what_comes_later(running):
     for future in (running_one, engine.submit(request("after"))):
         with pytest.raises(EngineStoppedError):
             future.result(1)
+
+
+def test_closing_prepares_no_more_requests(running):
+    engine, runner = running
+    runner.gate.clear()
+    futures = [engine.submit(request(f"r{i}")) for i in range(12)]  # four more than may be prepared at once
+    closing = threading.Thread(target=engine.close)
+    closing.start()
+
+    runner.gate.set()
+    closing.join(5)
+
+    assert all(isinstance(future.exception(1), EngineStoppedError) for future in futures)
+    assert len(runner.prepared) <= 8
+
+
+def test_an_engine_given_up_while_its_step_hangs_still_fails_every_request(running):
+    engine, runner = running
+    runner.gate.clear()
+    futures = [engine.submit(request(f"r{i}")) for i in range(12)]
+    time.sleep(0.3)
+    engine.close(timeout_s=0.1)
+
+    runner.gate.set()
+
+    assert all(isinstance(future.exception(5), EngineStoppedError) for future in futures)
 
 
 def test_the_age_of_a_hanging_step_is_seen(running):
