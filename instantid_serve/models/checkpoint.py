@@ -43,7 +43,7 @@ def load_components(folder: Path, *, device: str, dtype: torch.dtype) -> Compone
     try:
         unet = UNet2DConditionModel.from_pretrained(base, subfolder="unet", **_options(dtype))
         identitynet = ControlNetModel.from_pretrained(folder / "ControlNetModel", **_options(dtype))
-        vae = AutoencoderKL.from_pretrained(base, subfolder="vae", **_options(dtype))
+        vae = AutoencoderKL.from_pretrained(base, subfolder="vae", **_options(_vae_dtype(base, dtype)))
         encoders = (
             CLIPTextModel.from_pretrained(base, subfolder="text_encoder", local_files_only=True, dtype=dtype),
             CLIPTextModelWithProjection.from_pretrained(
@@ -82,6 +82,12 @@ def _quiet() -> None:
 
 def _options(dtype: torch.dtype) -> dict[str, Any]:
     return {"local_files_only": True, "use_safetensors": True, "torch_dtype": dtype}
+
+
+def _vae_dtype(base: Path, dtype: torch.dtype) -> torch.dtype:
+    """float32 where SDXL's VAE overflows in float16, as diffusers decides it; its own default is that it does."""
+    config = json.loads((base / "vae" / "config.json").read_text())
+    return torch.float32 if dtype == torch.float16 and config.get("force_upcast", True) else dtype
 
 
 def _attach_adapter(unet: Any, folder: Path) -> torch.nn.Module:  # noqa: ANN401 - diffusers ships no types

@@ -46,7 +46,7 @@ class InstantIDModel:
         torch_dtype: torch.dtype = getattr(torch, dtype)
         return cls(load_components(folder, device=device, dtype=torch_dtype), device=device, dtype=torch_dtype)
 
-    def new_sampler(self, class_name: str, options: Mapping[str, Any]) -> Any:  # noqa: ANN401 - 17 unrelated classes
+    def new_sampler(self, class_name: str, options: Mapping[str, Any]) -> Any:  # noqa: ANN401 - their classes are unrelated
         """Return a diffusers scheduler of the base's configuration with ``options`` changed; one per request."""
         if class_name not in CLASS_NAMES:
             raise InvalidRequestError(f"there is no sampler {class_name[:40]!r}")

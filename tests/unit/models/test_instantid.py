@@ -1,10 +1,15 @@
 """The model's forward passes: every condition counts, and no row sees another's."""
 
+import json
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
 from instantid_serve.errors import InvalidRequestError, WeightsError
+from instantid_serve.models.checkpoint import load_components
 from instantid_serve.models.instantid import InstantIDModel
 
 ROWS, SIDE = 3, 8
@@ -108,3 +113,20 @@ def test_a_folder_without_a_manifest_is_not_opened(tmp_path):
 def test_a_folder_that_lacks_a_part_says_so(tmp_path):
     with pytest.raises(WeightsError, match="does not load"):
         InstantIDModel.load(tmp_path)
+
+
+@pytest.mark.parametrize(("dtype", "wanted"), [("float16", torch.float32), ("bfloat16", torch.bfloat16)])
+def test_a_vae_that_overflows_in_half_precision_decodes_in_full(miniature_folder, dtype, wanted):
+    # The miniature's VAE says of itself what SDXL's does: force_upcast.
+    parts = load_components(miniature_folder, device="cpu", dtype=getattr(torch, dtype))
+
+    assert parts.vae.dtype == wanted
+    assert parts.unet.dtype == getattr(torch, dtype)
+
+
+def test_a_vae_made_for_half_precision_keeps_it(miniature_folder, tmp_path):
+    folder = Path(shutil.copytree(miniature_folder, tmp_path / "model"))
+    config = folder / "base" / "vae" / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "force_upcast": False}))
+
+    assert load_components(folder, device="cpu", dtype=torch.float16).vae.dtype == torch.float16
