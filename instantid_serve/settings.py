@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from instantid_serve.errors import ConfigurationError
 
@@ -189,6 +189,8 @@ class Settings(BaseSettings):
             # The input is left out: it may hold a secret.
             faults = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_input=False))
             raise ConfigurationError(f"the configuration is wrong: {faults}") from None
+        except SettingsError as error:  # names the field; its cause, which holds the value, is left out
+            raise ConfigurationError(f"an {ENV_PREFIX} environment variable is not JSON: {error}") from None
 
 
 def _refuse_unknown_variables(cls: type[Settings]) -> None:
