@@ -20,20 +20,20 @@ if typing.TYPE_CHECKING:
 
 LATENT_GRID_PX = 8  # one latent pixel of the SDXL VAE
 UPSTREAM_GRID_PX = 64  # `base_pixel_number` of upstream's resize_img
+UPSTREAM_MIN_SIDE_PX = 1024  # its `min_side`
 
 
 def default_size(photo_size: tuple[int, int], max_side: int) -> tuple[int, int]:
     """Return (width, height) that upstream's ``resize_img`` gives a photo of that size: its long side is ``max_side``.
 
-    Its ``min_side`` cancels out and both sides are floored to multiples of 64 (instantid-contract, sizes).
+    It scales the short side to 1024, then the long side to ``max_side``, rounds both times and floors to multiples of
+    64 (instantid-contract, sizes). The first scale cancels out, but its rounding can move a side by one multiple. A
+    side under 64, which upstream makes 0, is 64 here.
     """
-    width, height = photo_size
-    ratio = max_side / max(width, height)
-
-    def floor(side: int) -> int:
-        return max(UPSTREAM_GRID_PX, round(ratio * side) // UPSTREAM_GRID_PX * UPSTREAM_GRID_PX)
-
-    return floor(width), floor(height)
+    scaled = [round(side * (UPSTREAM_MIN_SIDE_PX / min(photo_size))) for side in photo_size]
+    ratio = max_side / max(scaled)
+    width, height = (max(UPSTREAM_GRID_PX, round(ratio * s) // UPSTREAM_GRID_PX * UPSTREAM_GRID_PX) for s in scaled)
+    return width, height
 
 
 def check_size(width: int, height: int, *, min_side: int, max_side: int, max_pixels: int) -> None:

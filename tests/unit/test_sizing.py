@@ -23,6 +23,8 @@ picture_sides = st.integers(8, 160).map(lambda cells: cells * 8)
         ((1920, 1080), (1280, 704), (1024, 576)),
         ((3000, 2000), (1280, 832), (1024, 640)),
         ((500, 2000), (320, 1280), (256, 1024)),
+        ((307, 512), (704, 1280), (576, 1024)),  # its two roundings: with one it would be 768
+        ((295, 1478), (256, 1280), (192, 1024)),  # and here 192
     ],
 )
 def test_the_default_size_is_upstreams(photo: tuple[int, int], at_1280: tuple[int, int], at_1024: tuple[int, int]):
