@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -92,5 +93,7 @@ def _choose_weights(present: set[str], part: str, stem: str) -> dict[str, str]:
     index = f"{part}/{stem}.safetensors.index.json"
     if index not in present:
         raise WeightsError(f"this base has no safetensors weights of its {part}; pickles are not read")
-    shards = {name for name in present if name.startswith(f"{part}/{stem}-") and name.endswith(".safetensors")}
+    # No slash within: a name from outside must not lead out of its part.
+    shard = re.compile(rf"{part}/{stem}-[^/]+\.safetensors")
+    shards = {name for name in present if shard.fullmatch(name)}
     return {name: name for name in (index, *sorted(shards))}

@@ -58,6 +58,18 @@ def test_what_no_loader_needs_is_not_taken(name):
     assert name not in choose_base_files(CONFIGURATION | PLAIN | {name})
 
 
+def test_a_shard_never_leads_out_of_its_part():
+    inside = "unet/diffusion_pytorch_model-00001-of-00001.safetensors"
+    outside = "unet/diffusion_pytorch_model-/../../../evil.safetensors"
+    index = "unet/diffusion_pytorch_model.safetensors.index.json"
+    names = CONFIGURATION | PLAIN - {"unet/diffusion_pytorch_model.safetensors"} | {inside, outside, index}
+
+    chosen = choose_base_files(names)
+
+    assert inside in chosen
+    assert outside not in chosen
+
+
 def test_configurations_come_without_weights():
     assert set(choose_configuration(CONFIGURATION | PLAIN)) == CONFIGURATION
 
