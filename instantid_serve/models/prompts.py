@@ -27,7 +27,10 @@ class PromptEncoder:
     """SDXL's two text encoders."""
 
     def __init__(self, tokenizers: Sequence[Any], encoders: Sequence[Any], *, zero_empty: bool) -> None:
-        """With ``zero_empty`` an empty prompt is all zeros (SDXL's ``force_zeros_for_empty_prompt``)."""
+        """With ``zero_empty`` an empty prompt is all zeros, as for one that is not given to diffusers' SDXL pipelines.
+
+        SDXL calls it ``force_zeros_for_empty_prompt``.
+        """
         self._tokenizers, self._encoders, self._zero_empty = tokenizers, encoders, zero_empty
 
     def encode(self, prompts: Sequence[str]) -> list[TextConditioning]:
