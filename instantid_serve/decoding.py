@@ -39,7 +39,7 @@ _CPU_S = 15  # per photo; the largest PNG that passes the gate takes two
 _LENGTH = struct.Struct(">Q")
 _READY, _DONE, _REFUSED = b"R", b"D", b"E"
 _START_TIMEOUT_S = 60.0
-_KEPT_VARIABLES = ("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "TMPDIR", "SYSTEMROOT")
+_KEPT_VARIABLES = ("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "TMPDIR")
 _FAULTS: dict[str, type[ImageError]] = {
     fault.code: fault
     for fault in (
