@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 
 from starlette.datastructures import MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from instantid_serve.errors import BodyTooLargeError
@@ -51,6 +52,8 @@ class Edge:
             return
         try:
             await self._app(scope, self._limited(receive), answer)
+        except ClientDisconnect:
+            return  # in the middle of the body: nobody is there to answer, and nothing failed
         except Exception as error:  # the last handler of the process: whatever it is, the caller gets a problem
             if answer.status:
                 raise
