@@ -25,6 +25,7 @@ from instantid_serve.errors import (
     StoppedError,
     UnavailableError,
 )
+from instantid_serve.service.backoff import backoff_s
 from instantid_serve.service.generation import Stages
 from instantid_serve.service.jobs import Jobs
 from instantid_serve.service.work import Stop, Work
@@ -32,8 +33,6 @@ from instantid_serve.settings import DispatcherSettings
 
 _log = logging.getLogger(__name__)
 
-_FIRST_RETRY_S = 0.1
-_LONGEST_RETRY_S = 5.0  # while the database is away
 _LONGEST_RELEASE_S = 30.0
 _LAST_WRITES_S = 5.0  # after the drain, for handing jobs back
 
@@ -65,7 +64,7 @@ class Dispatcher:
         try:
             while not self._stopping:
                 failures = 0 if await self._claim() else failures + 1
-                await self._pause(_backoff(failures) if failures else self._settings.poll_s)
+                await self._pause(backoff_s(failures) if failures else self._settings.poll_s)
             await self._drain()
         finally:
             await _end([heart, *self._held.values()])
@@ -174,7 +173,7 @@ class Dispatcher:
                 work.stopped = Stop.LOST
             except DatabaseError as error:
                 _log.warning("settling failed", extra=_fields(work) | _described(error))
-                await asyncio.sleep(_backoff(tries))
+                await asyncio.sleep(backoff_s(tries))
             else:
                 _log.info("job settled", extra=_fields(work) | {"outcome": settle.func.__name__})
                 return
@@ -195,10 +194,6 @@ async def _end(tasks: Iterable[asyncio.Task[Any]]) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def _backoff(failures: int) -> float:
-    return float(min(_FIRST_RETRY_S * 2.0 ** (failures - 1), _LONGEST_RETRY_S))
 
 
 def _fields(work: Work) -> dict[str, object]:

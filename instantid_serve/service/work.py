@@ -13,12 +13,10 @@ from typing import TypeVar
 
 from instantid_serve.errors import EngineStoppedError, StoreError, UnavailableError
 from instantid_serve.messages import Progress, Request, StoredImage
+from instantid_serve.service.backoff import backoff_s
 from instantid_serve.service.generation import Finished, Stages, requests_for
 from instantid_serve.service.jobs import Beat, Claim
 from instantid_serve.service.results import image_key
-
-_FIRST_RETRY_S = 0.1
-_LONGEST_RETRY_S = 5.0
 
 T = TypeVar("T")
 
@@ -122,9 +120,9 @@ class Work:
 
 async def _through_outages(call: Callable[[], Awaitable[T]]) -> T:
     """Wait out an outage of the result store: nothing died, so no attempt is spent and no picture is made twice."""
-    for tries in itertools.count():
+    for tries in itertools.count(1):
         try:
             return await call()
         except StoreError:
-            await asyncio.sleep(min(_FIRST_RETRY_S * 2.0**tries, _LONGEST_RETRY_S))
+            await asyncio.sleep(backoff_s(tries))
     raise AssertionError  # a count has no end
