@@ -49,15 +49,21 @@ class ServeStages:
 
     async def generate(self, request: Request) -> AsyncGenerator[Progress | Finished]:
         """Denoise one picture. Closing the iterator early cancels the call, and with it the request in the engine."""
+        finished = None
         with self._measured("generate"):
             stream = self._generate.remote(request)
             try:
                 async for message in stream:
                     self._heard_s = time.monotonic()
-                    yield message
+                    if isinstance(message, Finished):
+                        finished = message  # handed on below: who takes it leaves at once, and that is no cancel
+                    else:
+                        yield message
             except BaseException:  # also GeneratorExit and CancelledError: whoever leaves, the engine must not go on
                 stream.cancel()
                 raise
+        if finished:
+            yield finished
 
     async def publish(self, finished: Finished, key: str, spec: GenerationSpec, seed: int) -> StoredImage:
         """Encode a picture and store it under the key."""
