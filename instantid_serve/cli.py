@@ -24,18 +24,28 @@ _EXIT_MISUSED = 2  # as for a wrong option: the caller can mend it
 
 
 class _Reporting(TyperGroup):
-    """Prints the errors of our tree as one line instead of a traceback."""
+    """Prints errors of our tree, missing extras and files that cannot be used as one line instead of a traceback."""
 
     def invoke(self, ctx: Any) -> Any:  # noqa: ANN401 - as the base class has it
         try:
             return super().invoke(ctx)
-        except (InstantIDError, ModuleNotFoundError) as error:
-            if ctx.params.get("debug"):
+        except (InstantIDError, ModuleNotFoundError, OSError) as error:
+            ours = _as_ours(error)
+            if ours is None or ctx.params.get("debug"):
                 raise
-            ours = error if isinstance(error, InstantIDError) else _missing_extra(error)
             typer.echo(f"error: {ours.code}: {ours.detail}", err=True)
             misused = isinstance(ours, CallerError | ConfigurationError)
             raise typer.Exit(_EXIT_MISUSED if misused else _EXIT_FAILED) from error
+
+
+def _as_ours(error: Exception) -> InstantIDError | None:
+    """The error to print; None for one that is a fault of the program."""
+    if isinstance(error, InstantIDError):
+        return error
+    if isinstance(error, OSError):
+        # With a name it is of a file or folder that the caller gave.
+        return ConfigurationError(f"{error.filename}: {error.strerror}") if error.filename is not None else None
+    return _missing_extra(error) if isinstance(error, ModuleNotFoundError) else None
 
 
 def _missing_extra(error: ModuleNotFoundError) -> ConfigurationError:
@@ -193,9 +203,10 @@ def generate(
     guidance_scale: Annotated[float | None, typer.Option(help="How closely to follow the prompt.")] = None,
     identity_strength: Annotated[float | None, typer.Option(help="How much of the face's identity.")] = None,
     identitynet_strength: Annotated[float | None, typer.Option(help="How much of the face's position.")] = None,
+    face: Annotated[str | None, typer.Option(help="Of several: largest, or a number counted from 0.")] = None,
     width: Annotated[int | None, typer.Option(help="Pixels.")] = None,
     height: Annotated[int | None, typer.Option(help="Pixels.")] = None,
-    url: Annotated[str, typer.Option(envvar="INSTANTID_URL")] = "http://127.0.0.1:8000",
+    url: Annotated[str, typer.Option(envvar="INSTANTID_URL", help="The server's address.")] = "http://127.0.0.1:8000",
     api_key: Annotated[str, typer.Option(envvar="INSTANTID_API_KEY", help="Better given by the variable.")] = "",
     timeout_s: Annotated[float, typer.Option(help="How long to wait for the pictures.")] = 600.0,
 ) -> None:
@@ -210,6 +221,7 @@ def generate(
         "guidance_scale": guidance_scale,
         "identity_strength": identity_strength,
         "identitynet_strength": identitynet_strength,
+        "face": face,
         "width": width,
         "height": height,
     }

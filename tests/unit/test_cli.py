@@ -118,9 +118,11 @@ def test_the_miniature_is_made_checked_and_refused_when_a_byte_is_flipped(tmp_pa
 
 
 def test_nothing_is_fetched_before_the_licences_are_accepted(tmp_path: Path):
-    result = command("weights", "fetch", "--preset", "instantid-sdxl", "--folder", tmp_path / "model")
+    result = CliRunner().invoke(
+        app, ["weights", "fetch", "--preset", "instantid-sdxl", "--folder", f"{tmp_path}/model"]
+    )
 
-    assert result.returncode == 1
+    assert result.exit_code == 1
     for name in ("InstantX/InstantID", "antelopev2", "stable-diffusion-xl-base-1.0", "--accept-licences"):
         assert name in result.stderr
     assert not list(tmp_path.iterdir())
@@ -143,6 +145,34 @@ def test_a_command_of_the_server_names_the_extra_that_the_light_install_lacks():
     assert result.returncode == 2
     assert result.stderr.startswith("error: configuration: this command needs numpy")
     assert "instantid-serve[serve,cpu]" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("verify", "--golden", "{}/nothing"),
+        ("weights", "make", "--preset", "miniature", "--folder", "{}/a-file"),
+        ("weights", "make", "--preset", "miniature", "--folder", "{}/a-file/model"),
+        ("weights", "fetch", "--preset", "instantid-sdxl", "--accept-licences", "--folder", "{}/a-file"),
+    ],
+)
+def test_a_path_that_cannot_be_used_is_one_line_that_names_it(tmp_path: Path, arguments: tuple[str, ...]):
+    (tmp_path / "a-file").write_bytes(b"")
+
+    # In this process, which loads torch once.
+    result = CliRunner().invoke(app, [argument.format(tmp_path) for argument in arguments])
+
+    assert result.exit_code == 2
+    assert result.stderr.startswith(f"error: configuration: {tmp_path}")
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_one_of_several_faces_can_be_named(service: Service, photo: Path, tmp_path: Path):
+    service.answers = [Answer.of(job_json(), 202), Answer.of(DONE), Answer(200, PNG, "image/png")]
+
+    command("generate", photo, "a portrait", "-o", tmp_path, "--face", "largest", "--url", service.url)
+
+    assert b'name="face"\r\n\r\nlargest\r\n' in service.asked[0].body
 
 
 def test_a_wrong_option_is_exit_code_2():
