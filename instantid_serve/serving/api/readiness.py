@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 
 from instantid_serve.errors import InstantIDError
 
@@ -34,6 +35,16 @@ class Readiness:
                 self._faults = {name: fault for name, fault in zip(self._checks, found, strict=True) if fault}
                 self._asked_s = time.monotonic()
             return self._faults
+
+
+def on_own_thread(ask: Callable[[], None]) -> Check:
+    """A check that blocks. One that hangs is never asked beside itself, and takes no thread from those who serve."""
+    thread = ThreadPoolExecutor(1, thread_name_prefix="readiness")
+
+    async def check() -> None:
+        await asyncio.get_running_loop().run_in_executor(thread, ask)
+
+    return check
 
 
 async def _fault(check: Check) -> str | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,7 +16,7 @@ from instantid_serve.service.tenancy import Keyring
 from instantid_serve.serving.api.application import build_api
 from instantid_serve.serving.api.context import ApiContext
 from instantid_serve.serving.api.intake import Intake
-from instantid_serve.serving.api.readiness import Readiness
+from instantid_serve.serving.api.readiness import Readiness, on_own_thread
 from instantid_serve.serving.api.schemas import fields_model
 from instantid_serve.serving.stages import translated
 from instantid_serve.serving.telemetry import log_as_serve_does
@@ -37,8 +36,8 @@ class Api:
         intake = Intake(settings, jobs, open_store(settings.results), decoder)
         self._dispatcher = dispatcher
         checks = {
-            "database": lambda: asyncio.to_thread(database.ping),
-            "results": lambda: asyncio.to_thread(intake.ping),
+            "database": on_own_thread(database.ping),
+            "results": on_own_thread(intake.ping),
             "generator": self._ask_dispatcher,
         }
         self._context = ApiContext(

@@ -1,10 +1,12 @@
 import asyncio
+import threading
 
 import openapi_spec_validator
+import pytest
 from doubles.api_callers import assert_problem
 
 from instantid_serve.errors import DatabaseError, UnavailableError
-from instantid_serve.serving.api.readiness import Readiness
+from instantid_serve.serving.api.readiness import Readiness, on_own_thread
 
 
 async def test_health_needs_nothing(anyone):
@@ -58,6 +60,26 @@ async def test_readiness_is_asked_once_a_second_however_many_ask():
 
     assert len(asked) == 1
     assert answers == [{"generator": "unavailable"}] * 20
+
+
+async def test_a_check_that_hangs_is_not_asked_again_beside_itself():
+    asked, go_on = [], threading.Event()
+
+    def hang():
+        asked.append(1)
+        go_on.wait(10)
+
+    check = on_own_thread(hang)
+
+    for _ in range(5):
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(check(), 0.02)
+    asked_while_it_hung = list(asked)
+    go_on.set()
+    await check()
+
+    assert len(asked_while_it_hung) == 1
+    assert len(asked) == 2  # those whose callers gave up were never asked
 
 
 async def test_metrics_tell_the_jobs_by_status_and_the_requests_by_route(submit, client):
