@@ -103,12 +103,19 @@ class Database:
 
 @contextlib.contextmanager
 def translated_errors() -> Iterator[None]:
-    """The one place where the driver's errors become ours. The cause is kept; it never shows a statement's values."""
+    """The one place where the driver's errors become ours. The cause is kept; it never shows a statement's values.
+
+    Values that no database could store are no outage, and waiting would not help: those errors pass as they are.
+    """
     try:
         yield
     except sqlalchemy.exc.IntegrityError as error:
         raise ConflictError("the database holds such a row already") from error
+    except sqlalchemy.exc.DataError:
+        raise
     except (sqlalchemy.exc.SQLAlchemyError, sqlite3.Error) as error:
+        if type(error) is sqlalchemy.exc.StatementError:  # raised before the driver was asked
+            raise
         raise DatabaseError("the database does not answer") from error
 
 

@@ -178,6 +178,14 @@ class TestErrors:
 
         assert "a secret prompt" not in f"{caught.value} {caught.value.__cause__}"
 
+    def test_values_that_cannot_be_stored_are_no_outage(self, database):
+        jobs = Jobs(database)
+        job = add(jobs)
+        (claim,) = jobs.claim("w1", 4, 30)
+
+        with pytest.raises(sqlalchemy.exc.StatementError):
+            jobs.settle_failed(job.id, claim.fence, {"facts": {"not": object()}})
+
     def test_every_error_of_the_driver_is_translated(self):
         kinds = [kind for kind in vars(sqlite3).values() if isinstance(kind, type) and issubclass(kind, sqlite3.Error)]
         kinds += [sqlalchemy.exc.TimeoutError, sqlalchemy.exc.ResourceClosedError, sqlalchemy.exc.DisconnectionError]

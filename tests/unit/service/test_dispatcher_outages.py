@@ -155,6 +155,14 @@ class TestDatabaseOutages:
 
         assert (done.status, done.attempts, stages.calls["generate"]) == (JobStatus.SUCCEEDED, 1, 1)
 
+    async def test_an_end_that_cannot_be_written_at_all_is_not_tried_for_ever(self, jobs, stages):
+        stages.faults["generate"].append(FaceNotFoundError("there is no face", {"not": object()}))
+        job = add(jobs)
+        async with dispatching(jobs, stages, lease_s=0.2):
+            done = await ended(jobs, job)
+
+        assert (done.status, done.attempts) == (JobStatus.SUCCEEDED, 2)
+
     async def test_claiming_goes_on_when_the_database_is_back(self, impatient_jobs, stages, outage):
         job = add(impatient_jobs)
         with outage():
