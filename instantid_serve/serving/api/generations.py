@@ -21,7 +21,10 @@ _WAIT = re.compile(r"(?:^|[,;])\s*wait\s*(?:=\s*\"?(\d{1,6})\"?\s*)?(?:$|[,;])",
 _MAX_IMAGE_INDEX = 999
 _PICTURES_NEVER_CHANGE = "private, max-age=86400, immutable"
 
-JobId = Annotated[str, Path(max_length=64, description="The id that creating the generation returned.")]
+# No NUL: PostgreSQL's text cannot hold it, so it could not even be looked for.
+JobId = Annotated[
+    str, Path(max_length=64, pattern=r"^[^\x00]*$", description="The id that creating the generation returned.")
+]
 
 
 @router.post(

@@ -214,6 +214,11 @@ async def test_another_tenants_job_is_like_one_that_does_not_exist(submit, other
         assert {**theirs.json(), "request_id": ""} == {**nobodys.json(), "request_id": ""}
 
 
+async def test_an_id_that_postgresql_cannot_hold_is_not_looked_for(client):
+    assert_problem(await client.get("/v1/generations/gen_%00"), 422, "invalid_request")
+    assert_problem(await client.post("/v1/generations/gen_%00/cancel"), 422, "invalid_request")
+
+
 @pytest.mark.parametrize(
     "job_id", ["%00", "..%2f..%2fetc%2fpasswd", "gen_" + "a" * 10_000, "'; DROP TABLE jobs;--", "\u202e"]
 )
