@@ -8,7 +8,8 @@ from __future__ import annotations
 import typing
 
 if typing.TYPE_CHECKING:
-    from instantid_serve.client import Client, Job
+    from instantid_serve.client import Client
+    from instantid_serve.told_job import Job
 
 __all__ = ["Client", "Job"]
 

@@ -17,7 +17,8 @@ from typer.core import TyperGroup
 from instantid_serve.errors import CallerError, ConfigurationError, InstantIDError
 
 if typing.TYPE_CHECKING:
-    from instantid_serve.client import Client, Job
+    from instantid_serve.client import Client
+    from instantid_serve.told_job import Job
 
 _EXIT_FAILED = 1
 _EXIT_MISUSED = 2  # as for a wrong option: the caller can mend it

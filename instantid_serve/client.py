@@ -18,28 +18,23 @@ import random
 import time
 import typing
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, Self, TypedDict, Unpack
+from typing import Any, Self, TypedDict, Unpack
 from urllib.parse import quote, urlsplit
 
-from instantid_serve.errors import (
-    CallerError,
-    CanceledError,
-    DeadlineError,
-    GenerationFailedError,
-    InstantIDError,
-    ServiceError,
-    UnavailableError,
-)
+from instantid_serve.errors import CallerError, DeadlineError, ServiceError, UnavailableError
 from instantid_serve.messages import FaceChoice, Fit, ImageFormat
 from instantid_serve.problems import rebuild_error
+from instantid_serve.told_job import Job
 
 if typing.TYPE_CHECKING:
     import httpx2
 
 _FIRST_POLL_S = 0.1
 _LONGEST_POLL_S = 1.0
+_LEAST_TIMEOUT_S = 0.01
+_UNFIT_KEY = "the API key is not one that a header can carry"
 
 
 class Parameters(TypedDict, total=False):
@@ -67,62 +62,6 @@ class Parameters(TypedDict, total=False):
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class JobImage:
-    """One picture of a job: its seed, and seconds and batch rows of how it was made."""
-
-    index: int
-    url: str
-    seed: int
-    stats: Mapping[str, float]
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Job:
-    """A job as the service last told it. ``step`` of ``steps`` are denoising steps summed over its pictures."""
-
-    id: str
-    status: Literal["queued", "running", "succeeded", "failed", "canceled", "expired"]
-    done: bool
-    step: int
-    steps: int
-    images: tuple[JobImage, ...]
-    error: Mapping[str, Any] | None
-    timings: Mapping[str, float]
-
-    @property
-    def failure(self) -> InstantIDError | None:
-        """Why a job that is done has no pictures, as the error it stands for; None when it has, or is not done."""
-        if not self.done or self.status == "succeeded":
-            return None
-        if self.error:
-            return rebuild_error(self.error)
-        if self.status == "canceled":
-            return CanceledError("the job was canceled", {"job": self.id})
-        if self.status == "expired":
-            return DeadlineError("the job's deadline passed before it was done", {"job": self.id})
-        return GenerationFailedError("the job failed", {"job": self.id})
-
-    @classmethod
-    def from_json(cls, body: Mapping[str, Any]) -> Self:
-        """The job that the API's JSON tells of. Unknown members are ignored: the API may grow."""
-        progress = body.get("progress") or {}
-        images = tuple(
-            JobImage(image["index"], image["url"], image["seed"], dict(image.get("stats") or {}))
-            for image in body.get("images") or ()
-        )
-        return cls(
-            id=body["id"],
-            status=body["status"],
-            done=body["done"],
-            step=progress.get("step", 0),
-            steps=progress.get("steps", 0),
-            images=images,
-            error=body.get("error"),
-            timings=dict(body.get("timings") or {}),
-        )
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
 class Retries:
     """How calls that are safe to repeat are: with delays from 0 to a ceiling that doubles; ``seed`` fixes them."""
 
@@ -142,6 +81,8 @@ class Client:
     def __init__(self, base_url: str, api_key: str, timeout_s: float = 30.0, retries: Retries | None = None) -> None:
         import httpx2  # noqa: PLC0415 - 150 ms that the command line and a mere type annotation need not pay
 
+        if not api_key.isascii():
+            raise CallerError(_UNFIT_KEY)
         # A laptop's proxy settings are not meant for a server on the same machine.
         loopback = urlsplit(base_url).hostname in {"localhost", "127.0.0.1", "::1"}
         self._http = httpx2.Client(
@@ -231,7 +172,9 @@ class Client:
         deadline = time.monotonic() + self._timeout_s
         for attempt in range(1, self._retries.attempts + 1):
             try:
-                return _checked(self._send(method, path, **content))
+                # What is left of the call's time is all that a repetition may wait for.
+                left_s = max(deadline - time.monotonic(), _LEAST_TIMEOUT_S)
+                return _checked(self._send(method, path, timeout=left_s, **content))
             except UnavailableError as error:
                 safe = method == "GET" if repeatable is None else repeatable
                 # A submission is sent again only when it cannot have arrived: its answer may be lost, its job not.
@@ -255,7 +198,7 @@ class Client:
         except (httpx2.InvalidURL, httpx2.UnsupportedProtocol) as error:
             raise CallerError(f"{self._http.base_url} is not an http or https address") from error
         except httpx2.LocalProtocolError as error:  # its text is not repeated: it would show the key
-            raise CallerError("the API key is not one that a header can carry") from error
+            raise CallerError(_UNFIT_KEY) from error
         except (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout) as error:
             raise UnavailableError(f"cannot connect to {self._http.base_url}", {"never_sent": True}) from error
         except httpx2.TimeoutException as error:

@@ -32,11 +32,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Column, Table
 
 from instantid_serve import sizing
-from instantid_serve.client import Client, Job, Parameters
+from instantid_serve.client import Client, Parameters
 from instantid_serve.contact_sheet import Tile, draw_sheet
 from instantid_serve.errors import ConfigurationError, DeadlineError, UnavailableError
 from instantid_serve.landmarks import draw_landmarks
 from instantid_serve.models.builtin import BuiltinAnalyzer
+from instantid_serve.told_job import Job
 
 _START_TIMEOUT_S = 240.0
 _JOBS_TIMEOUT_S = 900.0

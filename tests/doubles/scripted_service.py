@@ -6,6 +6,7 @@ import dataclasses
 import json
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -42,6 +43,7 @@ class Answer:
     media_type: str = "application/json"
     headers: dict[str, str] = dataclasses.field(default_factory=dict)
     hang_up: bool = False
+    after_s: float = 0.0
 
     @classmethod
     def of(cls, value: object, status: int = 200, **headers: str) -> Answer:
@@ -80,6 +82,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.server.asked.append(Asked(self.command, self.path, dict(self.headers), self.rfile.read(length)))
         answers = self.server.answers
         answer = answers.pop(0) if len(answers) > 1 else answers[0]
+        time.sleep(answer.after_s)
         if answer.hang_up:
             self.connection.shutdown(socket.SHUT_RDWR)
             self.close_connection = True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +14,8 @@ from doubles.scripted_service import DONE, Answer, Service, job_json, scripted_s
 
 import instantid_serve
 from instantid_serve import errors
-from instantid_serve.client import Client, Job, Retries
+from instantid_serve.client import Client, Retries
+from instantid_serve.told_job import Job
 
 QUICK = Retries(attempts=3, first_delay_s=0.001, longest_delay_s=0.002, seed=1)
 PNG = b"\x89PNG\r\n\x1a\n and the rest"
@@ -162,11 +164,12 @@ def test_an_address_without_a_scheme_is_the_callers_fault():
         client.get("gen_1")
 
 
-def test_a_key_that_no_header_carries_is_refused_without_showing_it(service: Service):
-    with Client(service.url, "the\nkey", 2.0, QUICK) as client, pytest.raises(errors.CallerError) as raised:
+@pytest.mark.parametrize("key", ["the\nkey", "the-kéy"])
+def test_a_key_that_no_header_carries_is_refused_without_showing_it(service: Service, key: str):
+    with pytest.raises(errors.CallerError) as raised, Client(service.url, key, 2.0, QUICK) as client:
         client.get("gen_1")
 
-    assert "the\nkey" not in str(raised.value)
+    assert key not in str(raised.value)
 
 
 def test_without_a_key_none_is_sent(service: Service):
@@ -193,6 +196,16 @@ def test_repeating_ends_after_the_attempts(service: Service, client: Client):
         client.get("gen_1")
 
     assert len(service.asked) == QUICK.attempts
+
+
+def test_repeating_takes_no_longer_than_the_call_may(service: Service):
+    service.answers = [Answer(503, after_s=0.8), Answer(after_s=2.0)]
+    started = time.monotonic()
+
+    with pytest.raises(errors.UnavailableError), Client(service.url, "k", 1.0, QUICK) as client:
+        client.get("gen_1")
+
+    assert time.monotonic() - started < 1.5
 
 
 def test_a_submission_that_may_have_arrived_is_not_repeated(service: Service, client: Client):

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from instantid_serve import demo
-from instantid_serve.client import Job, JobImage
 from instantid_serve.errors import UnavailableError
 from instantid_serve.settings import Settings
+from instantid_serve.told_job import Job, JobImage
 
 
 @given(pictures=st.integers(1, 32), steps=st.integers(1, 100))
