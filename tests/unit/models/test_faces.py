@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import time
+import timeit
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -155,9 +157,7 @@ def test_the_astronauts_face_and_landmarks_are_found():
 
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
 def test_the_face_and_nothing_else_is_found_in_a_changed_photo(change: Callable[[np.ndarray], np.ndarray]):
-    (found,) = ANALYZER.find(change(ASTRONAUT))
-
-    assert found.embedding.shape == (512,)
+    assert len(ANALYZER.find(change(ASTRONAUT))) == 1
 
 
 @pytest.mark.parametrize("name", FACELESS)
@@ -214,12 +214,10 @@ def test_an_analysis_repeats_itself():
 
 
 def test_an_analysis_takes_a_second_at_most():
-    ANALYZER.find(ASTRONAUT)
-    started = time.process_time()
+    # The better of two: what shares the core makes the CPU's seconds longer, too.
+    took_s = timeit.repeat(lambda: ANALYZER.find(ASTRONAUT), timer=time.process_time, number=1, repeat=2)
 
-    ANALYZER.find(ASTRONAUT)
-
-    assert time.process_time() - started < 1
+    assert min(took_s) < 1
 
 
 def test_an_embedding_has_the_size_of_arcfaces():
@@ -229,6 +227,7 @@ def test_an_embedding_has_the_size_of_arcfaces():
     assert 10 < np.linalg.norm(found.embedding) < 30
 
 
+@functools.cache
 def reference_embeddings() -> np.ndarray:
     """Embeddings of scikit-image's hundred people."""
     embeddings = []

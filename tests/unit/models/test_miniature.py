@@ -7,7 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler, EulerDiscreteScheduler
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer, CLIPTokenizer
@@ -19,6 +18,7 @@ from instantid_serve.models.miniature_tokenizer import make_tokenizer
 from instantid_serve.models.weights import MANIFEST_NAME, Origin, check_manifest, write_manifest
 
 SIDE = 64
+EULER, DDIM = "EulerDiscreteScheduler", "DDIMScheduler"
 LANDMARKS = np.array([[24, 26], [40, 26], [32, 36], [26, 44], [38, 44]], np.float32)
 PROMPTS = [
     "analog film photo of a woman, faded film, desaturated, 35mm, vignette, vintage, Kodachrome, highly detailed",
@@ -228,13 +228,15 @@ def _sample(model, scheduler, **case):
     return latents, model.decode(latents)[0]
 
 
-def _scheduler(model, kind):
-    return model.new_sampler(kind.__name__, {})
+@pytest.fixture(scope="module")
+def usual(miniature_model):
+    """The usual case's latents and picture by sampler, made once."""
+    return {name: _sample(miniature_model, miniature_model.new_sampler(name, {})) for name in (EULER, DDIM)}
 
 
-@pytest.mark.parametrize("kind", [EulerDiscreteScheduler, DDIMScheduler])
-def test_twenty_steps_end_in_a_picture_of_middling_contrast(miniature_model, kind):
-    latents, picture = _sample(miniature_model, _scheduler(miniature_model, kind))
+@pytest.mark.parametrize("name", [EULER, DDIM])
+def test_twenty_steps_end_in_a_picture_of_middling_contrast(usual, name):
+    latents, picture = usual[name]
 
     assert latents.isfinite().all()
     assert latents.std() < 10
@@ -245,18 +247,14 @@ def test_twenty_steps_end_in_a_picture_of_middling_contrast(miniature_model, kin
     assert np.abs(np.diff(picture.astype(float), axis=1)).mean() < picture.std() / 2
 
 
-def test_two_samplers_of_one_equation_agree(miniature_model):
-    euler, _ = _sample(miniature_model, _scheduler(miniature_model, EulerDiscreteScheduler))
-
-    ddim, _ = _sample(miniature_model, _scheduler(miniature_model, DDIMScheduler))
+def test_two_samplers_of_one_equation_agree(usual):
+    (euler, _), (ddim, _) = usual[EULER], usual[DDIM]
 
     assert torch.linalg.norm(euler - ddim) / torch.linalg.norm(euler) < 0.1
 
 
 @pytest.mark.parametrize("change", [{"prompt": "oil painting of a castle"}, {"face": 2}])
-def test_another_person_or_prompt_is_another_picture(miniature_model, change):
-    _, usual = _sample(miniature_model, _scheduler(miniature_model, EulerDiscreteScheduler))
+def test_another_person_or_prompt_is_another_picture(miniature_model, usual, change):
+    _, other = _sample(miniature_model, miniature_model.new_sampler(EULER, {}), **change)
 
-    _, other = _sample(miniature_model, _scheduler(miniature_model, EulerDiscreteScheduler), **change)
-
-    assert np.abs(usual.astype(float) - other).mean() > 8
+    assert np.abs(usual[EULER][1].astype(float) - other).mean() > 8
