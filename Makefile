@@ -8,7 +8,10 @@ SHELL := bash
 supported := import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c '$(supported)' 2>/dev/null && { echo $$p; break; }; done)
-EXTRAS ?= serve,cpu,dev
+# What is installed stays: `make up` after `make install EXTRAS=serve,gpu,dev` must not bring the CPU's ONNX Runtime.
+INSTALLED := $(patsubst .venv/installed-%,%,$(firstword $(wildcard .venv/installed-*)))
+DEFAULT_EXTRAS := serve,cpu,dev
+EXTRAS ?= $(or $(INSTALLED),$(DEFAULT_EXTRAS))
 CONFIG ?= deployments/local.yaml
 TESTS ?= tests
 BIN := .venv/bin
@@ -26,6 +29,9 @@ install: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 is needed: make install PYTHON=/path/to/python" >&2; exit 1; }
 	$(PYTHON) -m venv .venv || { echo "The venv module is needed: python3-venv on Debian and Ubuntu" >&2; exit 1; }
+	@rm -f .venv/installed-*
+	# The two builds of ONNX Runtime are one module: whichever came last would shadow the other.
+	$(BIN)/pip uninstall -qqy $(if $(findstring gpu,$(EXTRAS)),onnxruntime,onnxruntime-gpu)
 	$(BIN)/pip install -q -c constraints.txt -e '.[$(EXTRAS)]'
 	# Its own requirements would bring a second OpenCV and a second ONNX Runtime: docs/decisions/0002.
 	$(BIN)/pip install -q -c constraints.txt --no-deps insightface
