@@ -155,7 +155,6 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True)
 
-    environment: str = "local"
     model: ModelSettings = Field(default_factory=ModelSettings)
     faces: FaceSettings = Field(default_factory=FaceSettings)
     engine: EngineSettings = Field(default_factory=EngineSettings)
