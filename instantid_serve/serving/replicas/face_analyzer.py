@@ -46,7 +46,7 @@ class FaceAnalyzer:
 
     async def analyze(self, photo_key: str, spec: GenerationSpec) -> Subject:
         """Return the person to picture. Raises FaceError, StoreError."""
-        # A thread: a sync handler would do as well, but Serve frees its slot on a cancel while it still runs.
+        # A thread, so that health checks are answered. A cancel does not stop it; asyncio bounds how many there are.
         return await asyncio.to_thread(self._analyze, photo_key, spec)
 
     def _analyze(self, photo_key: str, spec: GenerationSpec) -> Subject:
