@@ -46,7 +46,8 @@ class Generator:
     async def generate(self, request: Request) -> AsyncGenerator[Progress | Finished]:
         """Denoise one picture: now and then a Progress, then Finished with a reference to (H, W, 3) uint8 pixels.
 
-        When the caller goes away, the request leaves the engine before its next step.
+        When the caller closes the stream, the request leaves the engine before its next step. Ray does not tell when
+        the caller's process dies: that request runs to its end, and nobody takes the picture.
         """
         request = _own(request)
         inbox = _Inbox()
