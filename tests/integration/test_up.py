@@ -67,6 +67,11 @@ def is_ready(url):
         return False
 
 
+def heed_sigint():
+    """A shell that started the tests in the background had them ignore SIGINT, and children inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize(
     ("command", "number"),
     [
@@ -79,7 +84,14 @@ def test_a_config_is_served_from_nothing_and_stopped_without_a_trace(command, nu
     path, url = config
     log = tmp_path / "log"
     with log.open("wb") as sink:
-        process = subprocess.Popen([*command, str(path)], env=environment, stdout=sink, stderr=sink, cwd=tmp_path)
+        process = subprocess.Popen(
+            [*command, str(path)],
+            env=environment,
+            stdout=sink,
+            stderr=sink,
+            cwd=tmp_path,
+            preexec_fn=heed_sigint,  # noqa: PLW1509 - pytest has no other thread that could hold a lock here
+        )
     try:
         ends = time.monotonic() + START_TIMEOUT_S
         while not is_ready(url):
