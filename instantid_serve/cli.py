@@ -17,6 +17,8 @@ from typer.core import TyperGroup
 from instantid_serve.errors import CallerError, ConfigurationError, InstantIDError
 
 if typing.TYPE_CHECKING:
+    from rich.progress import Progress
+
     from instantid_serve.client import Client
     from instantid_serve.told_job import Job
 
@@ -172,7 +174,11 @@ def check_weights(folder: Annotated[Path, typer.Argument(help="A model folder.")
     """Compare every file of a model folder with its manifest."""
     from instantid_serve.models.weights import check_manifest
 
-    manifest = check_manifest(folder)
+    with _progress() as progress:
+        bar = progress.add_task("checking", total=None)
+        manifest = check_manifest(
+            folder, progress=lambda _, done, total: progress.update(bar, completed=done, total=total)
+        )
     size_bytes = sum(file.size_bytes for file in manifest.files)
     typer.echo(f"{manifest.preset}: {len(manifest.files)} files, {size_bytes / 1e6:.1f} MB, as the manifest says")
 
@@ -237,11 +243,7 @@ def generate(
 
 
 def _wait(client: Client, job: Job, timeout_s: float) -> Job:
-    from rich.console import Console
-    from rich.progress import Progress
-
-    # On stderr, so that stdout holds the id and the files and nothing else.
-    with Progress(console=Console(stderr=True), transient=True) as progress:
+    with _progress() as progress:
         bar = progress.add_task(job.status, total=None)
 
         def show(state: Job) -> None:
@@ -250,11 +252,21 @@ def _wait(client: Client, job: Job, timeout_s: float) -> Job:
         return client.wait(job, timeout_s, show)
 
 
+def _progress() -> Progress:
+    """For bars on stderr, so that stdout holds results and nothing else; silent where nobody looks at stderr."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    return Progress(console=console, transient=True, disable=not console.is_terminal)
+
+
 def _save(client: Client, job: Job, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     for image in job.images:
         content = client.fetch(job, image.index)
-        path = out / f"{job.id}-{image.index}{_suffix(content)}"
+        # Of the id only its last part: the server may be anybody's, and must not choose the folder.
+        path = out / f"{Path(job.id).name}-{image.index}{_suffix(content)}"
         path.write_bytes(content)
         typer.echo(path)
 
