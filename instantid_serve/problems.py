@@ -18,7 +18,10 @@ def rebuild_error(problem: Mapping[str, Any], status: int = 500) -> InstantIDErr
     becomes the nearest class by HTTP status, with the code among its facts.
     """
     code, detail = str(problem.get("code", "")), str(problem.get("detail") or problem.get("title") or "no detail")
-    facts = {name: value for name, value in problem.items() if name not in _MEMBERS} | dict(problem.get("facts") or {})
+    facts = {name: value for name, value in problem.items() if name not in _MEMBERS}
+    told = problem.get("facts")
+    if isinstance(told, Mapping):  # a proxy's JSON may hold anything
+        facts |= told
     found = _by_code(InstantIDError, code)
     if found is not None:
         return found(detail, facts)

@@ -37,3 +37,11 @@ def test_a_code_of_a_later_version_keeps_its_name():
 
     assert type(rebuilt) is errors.CallerError
     assert rebuilt.facts["code"] == "quota_exhausted"
+
+
+@pytest.mark.parametrize("facts", ["down for maintenance", 7, ["a"], None])
+def test_facts_that_are_none_are_left_out(facts):
+    error = rebuild_error({"detail": "no", "facts": facts, "why": "x"}, 502)
+
+    assert isinstance(error, errors.UnavailableError)
+    assert error.facts == {"why": "x", "code": "", "status": 502}
