@@ -41,7 +41,8 @@ class ModelSettings(_Section):
     """Which model folder is served, and on what."""
 
     preset: Literal["miniature", "instantid-sdxl"] = "miniature"
-    folder: ExpandedPath = Field(default_factory=lambda: data_home() / "models" / "miniature")
+    # Where `weights make` and `weights fetch` put the preset.
+    folder: ExpandedPath = Field(default_factory=lambda earlier: data_home() / "models" / earlier["preset"])
     device: str = Field("cpu", pattern=r"^(cpu|cuda(:\d+)?)$")
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     threads: Count = 1  # torch threads of a Generator replica; replicas that share a machine must not fight for cores
