@@ -197,8 +197,15 @@ class Engine:
                 self._drop(entry.id, failed[entry.id])
             else:
                 self._moved(entry, rows, began_s)
-        if self._on_step:
-            self._on_step(StepReport(batch[0].key, len(batch), rows, now_s - began_s))
+        self._report(StepReport(batch[0].key, len(batch), rows, now_s - began_s))
+
+    def _report(self, report: StepReport) -> None:
+        if self._on_step is None:
+            return
+        try:
+            self._on_step(report)
+        except Exception:  # whoever only counts steps must not end the device thread
+            log.warning("the step report was not taken", exc_info=True)
 
     def _run_isolated(self, batch: list[Entry]) -> dict[str, InstantIDError]:
         """Run the batch; when its forward pass fails, run each request alone, so that only the culprits fail."""

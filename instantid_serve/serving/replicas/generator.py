@@ -14,7 +14,7 @@ import numpy as np
 import ray
 
 from instantid_serve import sizing
-from instantid_serve.errors import EngineStoppedError
+from instantid_serve.errors import EngineStoppedError, OverloadedError
 from instantid_serve.messages import Picture, Progress, Request
 from instantid_serve.service.generation import Finished
 from instantid_serve.serving.model_folder import provide
@@ -49,6 +49,8 @@ class Generator:
         When the caller closes the stream, the request leaves the engine before its next step. Ray does not tell when
         the caller's process dies: that request runs to its end, and nobody takes the picture.
         """
+        if not self._engine.alive:  # the health check ends this replica; until then it must not use up a job's attempts
+            raise OverloadedError("this generator is being replaced")
         request = _own(request)
         inbox = _Inbox()
         try:

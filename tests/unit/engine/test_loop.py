@@ -217,6 +217,15 @@ def test_step_reports_tell_rows_and_requests():
     assert [(r.requests, r.rows) for r in reports] == [(2, 3)]
 
 
+def test_a_failing_listener_to_steps_does_not_stop_the_engine():
+    engine = engine_by_hand(CountingRunner(), on_step=lambda _: 1 / 0)
+    future = engine.submit(request("a"))
+
+    run_all(engine)
+
+    assert future.result(0)
+
+
 # With its real threads.
 
 
