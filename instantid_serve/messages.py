@@ -80,7 +80,8 @@ class Request:
     ``landmarks`` are pixels of the picture (not of the photo). ``sampler`` is a diffusers scheduler class name and
     ``sampler_options`` what is changed of its configuration. ``guidance_scale`` <= 1 means no classifier-free guidance.
     ``identitynet_start`` and ``identitynet_end`` are fractions of the steps. ``deadline_s`` is on the engine's clock
-    (``time.monotonic``); None means none.
+    (``time.monotonic``); None means none. ``exact`` asks for the fixed-bucket tier: the same bits in any company.
+    ``scope`` bounds who may find what is remembered of the face again: the tenant, by name.
     """
 
     id: str
@@ -100,11 +101,32 @@ class Request:
     identitynet_start: float = 0.0
     identitynet_end: float = 1.0
     deadline_s: float | None = None
+    exact: bool = False
+    scope: str = ""
 
     @property
     def rows(self) -> int:
         """UNet rows it brings to a batch: the conditional and, with guidance, the unconditional branch."""
         return 2 if self.guidance_scale > 1.0 else 1
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class Checkpoint:
+    """A request between two steps: with its Request, all that another engine needs to go on with the same bits.
+
+    ``step``: steps done. ``latents``: (1, channels, h, w) float32. ``sampler``: what the sampler keeps from step to
+    step, numbers and arrays. ``noise``: the state of the request's random generator. The rest is what it cost so far:
+    ``denoise_s`` seconds, ``row_steps`` (rows of the batches it was in, summed over its steps), ``max_batch_rows``.
+    """
+
+    step: int
+    latents: NDArray[np.float32] = dataclasses.field(repr=False)
+    sampler: Mapping[str, Any] = dataclasses.field(repr=False)
+    noise: NDArray[np.uint8] = dataclasses.field(repr=False)
+    denoise_s: float = 0.0
+    row_steps: int = 0
+    max_batch_rows: int = 0
+    moves: int = 0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -118,7 +140,10 @@ class Progress:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class PictureStats:
-    """How one picture was made: seconds per part, and the largest batch it shared (rows of all requests together)."""
+    """How one picture was made: seconds per part, and the batches it shared (rows of all requests together).
+
+    ``moves``: how often another engine took it over between two steps.
+    """
 
     waiting_s: float
     prepare_s: float
@@ -127,6 +152,7 @@ class PictureStats:
     steps: int
     mean_batch_rows: float
     max_batch_rows: int
+    moves: int = 0
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)

@@ -7,25 +7,28 @@ the device thread shares with others is its inbox.
 from __future__ import annotations
 
 import logging
+import math
 import queue
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 
+from instantid_serve.engine.admission import Admission
+from instantid_serve.engine.decoding import Decoder
 from instantid_serve.engine.request import Entry, StepReport
 from instantid_serve.engine.runner import Runner, State
 from instantid_serve.engine.scheduler import Scheduler
-from instantid_serve.engine.ticket import OnProgress, Ticket, named
+from instantid_serve.engine.ticket import HandedOver, OnProgress, Ticket, named
 from instantid_serve.errors import (
     CanceledError,
     DeadlineError,
     EngineStoppedError,
     GenerationFailedError,
     InstantIDError,
+    InvalidRequestError,
 )
-from instantid_serve.messages import Picture, Request
+from instantid_serve.messages import Checkpoint, Picture, Request
 
 log = logging.getLogger(__name__)
 Message = Callable[[], None]
@@ -40,22 +43,27 @@ class Engine:
         scheduler: Scheduler,
         *,
         max_resident_requests: int,
+        state_bytes: float = math.inf,
+        decode_together: int = 1,
         on_step: Callable[[StepReport], None] | None = None,
         prepare_on: Executor | None = None,
         decode_on: Executor | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """At most ``max_resident_requests`` are prepared at once; the rest wait in order of arrival."""
+        """At most ``max_resident_requests`` are prepared at once; the rest wait in order of arrival.
+
+        What they hold is charged from before they are prepared until they are decoded, and stays within
+        ``state_bytes``. ``decode_together``: pictures of one shape that are decoded at once.
+        """
         self._runner, self._scheduler = runner, scheduler
-        self._max_resident = max_resident_requests
+        self._admission = Admission(max_resident_requests, state_bytes)
         self._on_step, self._clock = on_step, clock
         self._prepare_on = prepare_on or ThreadPoolExecutor(1, thread_name_prefix="engine-prepare")
         self._decode_on = decode_on or ThreadPoolExecutor(1, thread_name_prefix="engine-decode")
+        self._decoder = Decoder(runner, self._decode_on, most=decode_together, clock=clock, done=self._decoded)
         self._inbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
-        self._waiting: deque[Ticket] = deque()
         self._tickets: dict[str, Ticket] = {}
-        self._resident = 0
-        self._closing = self._deaf = False
+        self._closing = self._leaving = self._deaf = False
         self._gate = threading.Lock()
         self._step_began_s: float | None = None
         self._thread = threading.Thread(target=self._run, name="engine-device", daemon=True)
@@ -66,12 +74,15 @@ class Engine:
         """Start the device thread."""
         self._thread.start()
 
-    def submit(self, request: Request, on_progress: OnProgress | None = None) -> Future[Picture]:
-        """Queue a request. Its future fails with one of our errors, and canceling it cancels the request.
+    def submit(
+        self, request: Request, on_progress: OnProgress | None = None, checkpoint: Checkpoint | None = None
+    ) -> Future[Picture]:
+        """Queue a request, or go on with one where another engine took its checkpoint.
 
-        ``on_progress`` runs on the device thread: it must return at once.
+        Its future fails with one of our errors, or with HandedOver after :meth:`hand_over`; canceling it cancels the
+        request. ``on_progress`` runs on the device thread: it must return at once.
         """
-        ticket = Ticket(request, on_progress, self._clock())
+        ticket = Ticket(request, on_progress, self._clock(), checkpoint)
         ticket.future.add_done_callback(lambda future: self._given_up(ticket) if future.cancelled() else None)
         self._send(lambda: self._take_in(ticket))
         return ticket.future
@@ -87,6 +98,13 @@ class Engine:
         id_ = ticket.request.id
         self._send(lambda: self._drop(id_, error) if self._tickets.get(id_) is ticket else None)
 
+    def hand_over(self) -> None:
+        """Let go of every request that has steps to run, at the next step boundary: their futures raise HandedOver.
+
+        Pictures whose steps are done are still decoded. What is submitted from now on is handed over as well.
+        """
+        self._send(self._leave)
+
     def close(self, timeout_s: float = 30.0) -> None:
         """Stop after the step that runs now; what is not done fails with EngineStoppedError."""
         self._send(self._stop)
@@ -99,6 +117,11 @@ class Engine:
     def alive(self) -> bool:
         """Whether the device thread runs."""
         return self._thread.is_alive()
+
+    @property
+    def charged_bytes(self) -> int:
+        """What the requests inside hold, or are estimated to hold once they are prepared."""
+        return self._admission.charged_bytes
 
     def step_age_s(self) -> float:
         """Seconds since the step that runs now began; 0 between steps. A large value means the device hangs."""
@@ -150,25 +173,27 @@ class Engine:
     def _take_in(self, ticket: Ticket) -> None:
         if self._closing:
             ticket.settle(EngineStoppedError("the engine is stopping"))
+        elif self._leaving:
+            ticket.settle(HandedOver(ticket.checkpoint))
         elif ticket.request.id in self._tickets:
             ticket.settle(GenerationFailedError(f"request {ticket.request.id} is already here"))
+        elif not self._admission.could_ever_fit(charge := self._runner.estimated_bytes(ticket.request)):
+            ticket.settle(InvalidRequestError("the picture is too large for this engine", {"bytes": charge}))
         else:
+            ticket.charged_bytes = charge
             self._tickets[ticket.request.id] = ticket
-            self._waiting.append(ticket)
+            self._admission.wait(ticket)
             self._admit()
 
     def _admit(self) -> None:
-        while self._waiting and self._resident < self._max_resident and not self._closing:
-            ticket = self._waiting.popleft()
-            if self._tickets.get(ticket.request.id) is ticket:  # else it was canceled while it waited
-                self._resident += 1
-                self._prepare_on.submit(self._prepare, ticket)
+        while not self._closing and (ticket := self._admission.admit()):
+            self._prepare_on.submit(self._prepare, ticket)
 
     def _prepare(self, ticket: Ticket) -> None:
         """Runs on the prepare thread; hands the result back through the inbox."""
         began_s = self._clock()
         try:
-            state = self._runner.prepare(ticket.request)
+            state = self._runner.prepare(ticket.request, ticket.checkpoint)
         except Exception as error:  # noqa: BLE001 - whatever a request's preparation raises is that request's
             failure = named(error)
             self._send(lambda: self._retire(ticket, failure))
@@ -178,12 +203,24 @@ class Engine:
 
     def _join(self, ticket: Ticket, state: State) -> None:
         request = ticket.request
+        self._admission.charge(ticket, state.nbytes)
+        self._admit()  # it may hold less than was estimated
         if self._tickets.get(request.id) is not ticket:  # canceled while it was prepared
-            self._free_place()
-            return
-        ticket.state = state
-        key = self._runner.shape_key(request)
-        self._scheduler.add(Entry(request, key, state.steps, ticket.submitted_s))
+            self._free_place(ticket)
+        elif self._leaving:
+            self._retire(ticket, HandedOver(ticket.checkpoint))
+        else:
+            ticket.state = state
+            self._scheduler.add(Entry(request, state.key, state.steps, ticket.submitted_s, state.step))
+
+    def _leave(self) -> None:
+        self._leaving = True
+        for ticket in list(self._tickets.values()):
+            if self._admission.leave(ticket):
+                self._settle(ticket, HandedOver(ticket.checkpoint))
+            elif ticket.state is not None and self._scheduler.remove(ticket.request.id):
+                checkpoint = ticket.counted(self._runner.checkpoint(ticket.state), self._clock())
+                self._retire(ticket, HandedOver(checkpoint if checkpoint.step else None))
 
     def _step(self, batch: list[Entry]) -> None:
         began_s = self._step_began_s = self._clock()
@@ -223,40 +260,35 @@ class Engine:
         ticket.moved(entry, rows, began_s)
         if entry.remaining == 0 and ticket.state:
             self._scheduler.remove(entry.id)
-            self._decode_on.submit(self._decode, ticket, ticket.state, self._clock())
+            self._decoder.put(ticket, ticket.state)
 
-    def _decode(self, ticket: Ticket, state: State, done_s: float) -> None:
+    def _decoded(self, ticket: Ticket, outcome: Picture | InstantIDError) -> None:
         """Runs on the decode thread; hands the result back through the inbox."""
-        try:
-            pixels = self._runner.finish(state)
-        except Exception as error:  # noqa: BLE001 - whatever decoding raises is that request's
-            failure = named(error)
-            self._send(lambda: self._retire(ticket, failure))
-            return
-        stats = ticket.stats(steps=state.steps, denoised_s=done_s, decoded_s=self._clock())
-        self._send(lambda: self._retire(ticket, Picture(pixels, stats)))
+        self._send(lambda: self._retire(ticket, outcome))
 
     def _drop(self, request_id: str, error: InstantIDError) -> None:
         ticket = self._tickets.get(request_id)
         if ticket is None:
             return
         if self._scheduler.remove(request_id):
-            self._free_place()
+            self._free_place(ticket)
+        else:
+            self._admission.leave(ticket)
         self._settle(ticket, error)
 
-    def _retire(self, ticket: Ticket, outcome: Picture | InstantIDError) -> None:
+    def _retire(self, ticket: Ticket, outcome: Picture | InstantIDError | HandedOver) -> None:
         """End a request that left another thread: only now is its place free, so finished ones cannot pile up."""
-        self._free_place()
+        self._free_place(ticket)
         self._settle(ticket, outcome)
 
-    def _settle(self, ticket: Ticket, outcome: Picture | InstantIDError) -> None:
+    def _settle(self, ticket: Ticket, outcome: Picture | InstantIDError | HandedOver) -> None:
         if self._tickets.get(ticket.request.id) is not ticket:
             return
         del self._tickets[ticket.request.id]
         ticket.settle(outcome)
 
-    def _free_place(self) -> None:
-        self._resident -= 1
+    def _free_place(self, ticket: Ticket) -> None:
+        self._admission.free(ticket)
         self._admit()
 
     def _stop(self) -> None:

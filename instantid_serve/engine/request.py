@@ -9,11 +9,17 @@ from instantid_serve.messages import Request
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ShapeKey:
-    """Requests of one key may share a step: latent height and width, and the set of weights in use."""
+    """Requests of one key may share a step: latent height and width, and the set of weights in use.
+
+    With ``exact_rows`` it is the fixed-bucket tier: every forward pass has exactly so many rows and ``text_tokens``
+    tokens of text, whoever is in it, so that a request's result is the same to the bit in any company.
+    """
 
     latent_height: int
     latent_width: int
     weights: str = "base"
+    exact_rows: int = 0
+    text_tokens: int = 0
 
 
 @dataclasses.dataclass(slots=True, eq=False)

@@ -1,90 +1,52 @@
-"""All tensor work of the engine: prepare a request, run one step of a batch, finish a picture.
+"""All tensor work of the engine: prepare a request, run one step of a batch, finish pictures.
 
-A request owns its state for life; a batch lives for one step. Rows of one request lie side by side, the
-unconditional one first.
+A request owns its state for life; a batch lives for one step.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import inspect
+import itertools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
+import cachetools
 import numpy as np
 import torch
 from diffusers.utils.torch_utils import randn_tensor
 from numpy.typing import NDArray
 
+from instantid_serve.engine import sampler_state
+from instantid_serve.engine.buffers import Buffers, Gathered, Numbers
+from instantid_serve.engine.graphs import Graphs
+from instantid_serve.engine.model import Model
 from instantid_serve.engine.request import ShapeKey
+from instantid_serve.engine.streams import Pace, beside_the_steps, lend_to_the_steps
 from instantid_serve.errors import NonFiniteOutputError
 from instantid_serve.landmarks import draw_landmarks
-from instantid_serve.messages import Request
+from instantid_serve.messages import Checkpoint, Request
 
-Residuals = tuple[list[torch.Tensor], torch.Tensor]
+SHAPES = 8  # shapes whose buffers are kept; the one not used for longest goes first
+_serials = itertools.count()
 
-
-class TextConditioning(Protocol):
-    """An encoded prompt: tokens (77 n, dim) and the pooled embedding (dim,)."""
-
-    @property
-    def tokens(self) -> torch.Tensor: ...
-    @property
-    def pooled(self) -> torch.Tensor: ...
-
-
-class Model(Protocol):
-    """What the runner needs of a model; `models.instantid.InstantIDModel` says what each argument is."""
-
-    device: torch.device
-    latent_channels: int
-    latent_scale: int
-
-    def new_sampler(self, class_name: str, options: Mapping[str, Any]) -> Any: ...  # noqa: ANN401
-    def encode_prompts(self, prompts: Sequence[str]) -> Sequence[TextConditioning]: ...
-    def identity_tokens(self, embeddings: torch.Tensor) -> torch.Tensor: ...
-    def identitynet(
-        self,
-        latents: torch.Tensor,
-        timesteps: torch.Tensor,
-        *,
-        identity_tokens: torch.Tensor,
-        hints: torch.Tensor,
-        strengths: torch.Tensor,
-        pooled: torch.Tensor,
-        time_ids: torch.Tensor,
-    ) -> Residuals: ...
-    def unet(
-        self,
-        latents: torch.Tensor,
-        timesteps: torch.Tensor,
-        *,
-        text: torch.Tensor,
-        text_mask: torch.Tensor | None,
-        identity_tokens: torch.Tensor,
-        identity_strengths: torch.Tensor,
-        pooled: torch.Tensor,
-        time_ids: torch.Tensor,
-        residuals: Residuals | None,
-    ) -> torch.Tensor: ...
-    def decode(self, latents: torch.Tensor) -> NDArray[np.uint8]: ...
+Observer = Callable[[str, int, NDArray[np.float32]], None]
 
 
 @dataclasses.dataclass(slots=True, eq=False)
 class State:
-    """One request's tensors: (rows, ...) each, but for its latents, (1, channels, h, w) float32."""
+    """One request's tensors. ``latents``: (1, channels, h, w) float32. ``conditioning``: the model's own."""
 
     request: Request
+    key: ShapeKey
     sampler: Any
+    generator: torch.Generator
     step_kwargs: dict[str, Any]
     latents: torch.Tensor
-    text: torch.Tensor
-    pooled: torch.Tensor
-    identity_tokens: torch.Tensor
-    hint: torch.Tensor
-    time_ids: torch.Tensor
+    conditioning: Mapping[str, torch.Tensor]
     identitynet_strengths: list[float]  # one per step: 0 outside the request's window
     step: int = 0
+    serial: int = dataclasses.field(default_factory=lambda: next(_serials))
 
     @property
     def rows(self) -> int:
@@ -94,45 +56,84 @@ class State:
     def steps(self) -> int:
         return len(self.identitynet_strengths)
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its tensors."""
+        return self.latents.nbytes + sum(tensor.nbytes for tensor in self.conditioning.values())
+
 
 class Runner:
     """Runs requests on one model. `prepare` and `finish` may run beside `step`, on other threads."""
 
-    def __init__(self, model: Model, observe: Callable[[str, int, NDArray[np.float32]], None] | None = None) -> None:
-        """``observe`` is told request id, steps done and latents after every step; it costs a copy to the host."""
+    def __init__(
+        self,
+        model: Model,
+        *,
+        max_rows: int = 16,
+        exact_rows: int = 8,
+        graphs: bool = False,
+        observe: Observer | None = None,
+    ) -> None:
+        """``max_rows``: what buffers are made for. ``exact_rows``: of every batch in the fixed-bucket tier.
+
+        With ``graphs`` forward passes are recorded and replayed as CUDA graphs, at row counts rounded up to powers of
+        two. ``observe`` is told request id, steps done and latents after every step; it costs a copy to the host.
+        """
         self._model, self._observe = model, observe
+        self._max_rows, self._exact_rows = max_rows, exact_rows
+        self._graphs = Graphs() if graphs else None
+        self._pace = Pace(model.device)
+        self._buffers: cachetools.LRUCache[ShapeKey, Buffers] = cachetools.LRUCache(SHAPES)
 
     def shape_key(self, request: Request) -> ShapeKey:
         """Return the key under which the request's rows may share a step with others."""
         scale = self._model.latent_scale
-        return ShapeKey(request.height // scale, request.width // scale)
+        return ShapeKey(
+            request.height // scale, request.width // scale, exact_rows=self._exact_rows if request.exact else 0
+        )
+
+    def estimated_bytes(self, request: Request) -> int:
+        """About how many bytes the request will hold for its life; its text is counted when it is prepared."""
+        windows = 1 + max(len(request.prompt), len(request.negative_prompt)) // 300  # of 75 tokens, four letters each
+        return request.rows * self._model.row_bytes(windows, request.height, request.width)
 
     @torch.inference_mode()
-    def prepare(self, request: Request) -> State:
-        """Encode everything that stays the same over the request's steps, and draw its noise."""
+    def prepare(self, request: Request, checkpoint: Checkpoint | None = None) -> State:
+        """Compute everything that stays the same over the request's steps, and draw its noise.
+
+        With a checkpoint the request goes on where that was taken.
+        """
+        with beside_the_steps(self._model.device):
+            state = self._new_state(request)
+            if checkpoint is not None:
+                self._resume(state, checkpoint)
+            lend_to_the_steps([state.latents, *state.conditioning.values()])
+        return state
+
+    def _new_state(self, request: Request) -> State:
         model, guided = self._model, request.rows == 2  # noqa: PLR2004 - conditional and unconditional
-        sampler = model.new_sampler(request.sampler, request.sampler_options)
-        sampler.set_timesteps(request.steps, device=model.device)
-        prompts = [request.negative_prompt, request.prompt] if guided else [request.prompt]
-        texts = model.encode_prompts(prompts)
+        sampler, generator = self._new_sampler(request), torch.Generator().manual_seed(request.seed)
         face = torch.from_numpy(np.asarray(request.embedding, np.float32))
-        generator = torch.Generator().manual_seed(request.seed)
-        key = self.shape_key(request)
-        noise = randn_tensor(
-            (1, model.latent_channels, key.latent_height, key.latent_width), generator=generator, device=model.device
+        conditioning = model.condition(
+            [request.negative_prompt, request.prompt] if guided else [request.prompt],
+            # The unconditional branch is nobody's face, projected: not zero tokens.
+            [torch.zeros_like(face), face] if guided else [face],
+            torch.from_numpy(draw_landmarks(request.landmarks, request.width, request.height)),
+            scope=request.scope,
         )
-        size = (request.height, request.width)
+        key = self.shape_key(request)
+        if key.exact_rows:
+            key = dataclasses.replace(key, text_tokens=conditioning["text"].shape[1])
+        shape = (1, model.latent_channels, key.latent_height, key.latent_width)
+        noise = randn_tensor(shape, generator=generator, device=model.device)
         return State(
             request=request,
+            key=key,
             sampler=sampler,
+            generator=generator,
             step_kwargs=_step_kwargs(sampler, generator),
             latents=noise * sampler.init_noise_sigma,
-            text=torch.stack([t.tokens for t in texts]),
-            pooled=torch.stack([t.pooled for t in texts]),
-            # The unconditional branch is nobody's face, projected: not zero tokens.
-            identity_tokens=model.identity_tokens(torch.stack([torch.zeros_like(face), face] if guided else [face])),
-            hint=self._hint(request).expand(request.rows, -1, -1, -1),
-            time_ids=torch.tensor([[*size, 0, 0, *size]] * request.rows, device=model.device, dtype=torch.float32),
+            conditioning=conditioning,
             identitynet_strengths=_window(request, len(sampler.timesteps)),
         )
 
@@ -142,74 +143,112 @@ class Runner:
 
         An error of the forward pass is raised, and then no request has moved.
         """
-        output = self._forward(states)
+        guided = self._forward(states)
         failed: dict[str, Exception] = {}
-        for state, rows in zip(states, torch.split(output, [s.rows for s in states]), strict=True):
+        for index, state in enumerate(states):
             try:
-                self._advance(state, rows)
+                self._advance(state, guided[index : index + 1])
             except Exception as error:  # noqa: BLE001 - whatever one sampler does must not touch its neighbours
                 failed[state.request.id] = error
+        self._pace.keep()
         return failed
 
     @torch.inference_mode()
-    def finish(self, state: State) -> NDArray[np.uint8]:
-        """Decode the finished latents to (H, W, 3) uint8 RGB. Raises NonFiniteOutputError on NaN or infinity."""
-        if not torch.isfinite(state.latents).all():
-            raise NonFiniteOutputError("the latents are not finite")
-        pixels: NDArray[np.uint8] = self._model.decode(state.latents)[0]
-        return pixels
+    def finish(self, states: Sequence[State]) -> list[NDArray[np.uint8] | NonFiniteOutputError]:
+        """Decode finished latents of one shape together to (H, W, 3) uint8 RGB each; what is not finite is an error."""
+        with beside_the_steps(self._model.device):
+            latents = torch.cat([state.latents for state in states])
+            finite = torch.isfinite(latents).flatten(1).all(dim=1).tolist()
+            decoded = iter(self._model.decode(latents[finite]) if any(finite) else ())
+        return [next(decoded) if good else NonFiniteOutputError("the latents are not finite") for good in finite]
 
-    def _hint(self, request: Request) -> torch.Tensor:
-        picture = draw_landmarks(request.landmarks, request.width, request.height)
-        return torch.from_numpy(picture).to(self._model.device).permute(2, 0, 1).unsqueeze(0).float() / 255.0
+    @torch.inference_mode()
+    def checkpoint(self, state: State) -> Checkpoint:
+        """Take what another engine needs to go on after the steps done so far, with the same bits."""
+        return Checkpoint(
+            step=state.step,
+            latents=state.latents.cpu().numpy().copy(),
+            sampler=sampler_state.exported(state.sampler, self._new_sampler(state.request)),
+            noise=state.generator.get_state().numpy(),
+        )
+
+    def _resume(self, state: State, checkpoint: Checkpoint) -> None:
+        sampler_state.restore(state.sampler, checkpoint.sampler, self._model.device)
+        state.generator.set_state(torch.from_numpy(checkpoint.noise.copy()))
+        state.latents = torch.from_numpy(checkpoint.latents.copy()).to(self._model.device)
+        state.step = checkpoint.step
+
+    def _new_sampler(self, request: Request) -> Any:  # noqa: ANN401 - seventeen unrelated classes
+        sampler = self._model.new_sampler(request.sampler, request.sampler_options)
+        # On the host: what a sampler reads of its schedule is numbers, and no step may wait for the device to say them.
+        sampler.set_timesteps(request.steps, device="cpu")
+        return sampler
 
     def _forward(self, states: Sequence[State]) -> torch.Tensor:
-        latents = torch.cat([_scaled(s).expand(s.rows, -1, -1, -1) for s in states])
-        timesteps = torch.cat([s.sampler.timesteps[s.step].reshape(1).expand(s.rows) for s in states])
-        text, text_mask = _pad_text([s.text for s in states])
-        rows = {
-            "pooled": torch.cat([s.pooled for s in states]),
-            "time_ids": torch.cat([s.time_ids for s in states]),
-            "identity_tokens": torch.cat([s.identity_tokens for s in states]),
-        }
-        strengths = _repeat(states, [s.request.identity_strength for s in states])
+        """One step of both networks; returns the guided output of each request, (requests, channels, h, w)."""
+        key = states[0].key
+        numbers = [
+            Numbers(float(s.sampler.timesteps[s.step]), s.request.identity_strength, s.identitynet_strengths[s.step])
+            for s in states
+        ]
+        buffers = self._buffers_of(key)
+        padded_rows = self._padded(key, sum(s.rows for s in states))
+        batch = buffers.gather(states, [_scaled(s) for s in states], numbers, padded_rows=padded_rows)
+        output = self._networks(key, batch, buffers.generation)
+        unconditional, conditional = buffers.scatter(output)
+        scales = torch.tensor([s.request.guidance_scale if s.rows > 1 else 1.0 for s in states])
+        scales = scales.to(output.device, non_blocking=True).view(-1, 1, 1, 1)
+        return unconditional + scales * (conditional - unconditional)
+
+    def _networks(self, key: ShapeKey, batch: Gathered, generation: int) -> torch.Tensor:
+        exact = bool(key.exact_rows)
+        if self._graphs is None:
+            return self._both(batch, self._identitynet_rows(key, batch), exact=exact)
+        # One graph each with and without IdentityNet: rows whose strength is 0 now are computed and come to nothing.
+        identitynet_rows = len(batch.latents) if batch.working else 0
+        shape = (len(batch.latents), identitynet_rows, batch.conditioning["text"].shape[1], batch.text_mask is not None)
+        return self._graphs.run((generation, exact, *shape), lambda: self._both(batch, identitynet_rows, exact=exact))
+
+    def _identitynet_rows(self, key: ShapeKey, batch: Gathered) -> int:
+        """Rows for IdentityNet: those in front, whose strength is not 0 now; in an exact batch all or none."""
+        if key.exact_rows and batch.working:
+            return len(batch.latents)
+        return batch.working
+
+    def _both(self, batch: Gathered, identitynet_rows: int, *, exact: bool) -> torch.Tensor:
+        residuals = None
+        if identitynet_rows:
+            front = batch.first(identitynet_rows)
+            residuals = self._model.identitynet(
+                front.latents, front.timesteps, front.conditioning, front.identitynet_strengths
+            )
+            if exact:
+                residuals = [_only_where(r, batch.identitynet_strengths) for r in residuals]
+            elif identitynet_rows < len(batch.latents):
+                residuals = [_extended(r, len(batch.latents)) for r in residuals]
         return self._model.unet(
-            latents,
-            timesteps,
-            text=text,
-            text_mask=text_mask,
-            identity_strengths=torch.tensor(strengths, device=latents.device),
-            residuals=self._residuals(states, latents, timesteps, rows),
-            **rows,
+            batch.latents,
+            batch.timesteps,
+            batch.conditioning,
+            text_mask=batch.text_mask,
+            identity_strengths=batch.identity_strengths,
+            residuals=residuals,
         )
 
-    def _residuals(
-        self, states: Sequence[State], latents: torch.Tensor, timesteps: torch.Tensor, rows: dict[str, torch.Tensor]
-    ) -> Residuals | None:
-        """Run IdentityNet on the rows whose strength is not 0 now; the others get exact zeros."""
-        now = _repeat(states, [s.identitynet_strengths[s.step] for s in states])
-        chosen = [row for row, strength in enumerate(now) if strength != 0.0]
-        if not chosen:
-            return None
-        strengths = torch.tensor(now, device=latents.device)
-        hints = torch.cat([s.hint for s in states])
-        if len(chosen) == len(now):
-            return self._model.identitynet(latents, timesteps, hints=hints, strengths=strengths, **rows)
-        at = torch.tensor(chosen, device=latents.device)
-        active = {name: value[at] for name, value in rows.items()}
-        down, mid = self._model.identitynet(
-            latents[at], timesteps[at], hints=hints[at], strengths=strengths[at], **active
-        )
-        return [_scatter(d, at, len(now)) for d in down], _scatter(mid, at, len(now))
+    def _padded(self, key: ShapeKey, rows: int) -> int:
+        if key.exact_rows:
+            return max(key.exact_rows, rows)
+        return 1 << (rows - 1).bit_length() if self._graphs else rows
+
+    def _buffers_of(self, key: ShapeKey) -> Buffers:
+        if (buffers := self._buffers.get(key)) is None:
+            shape = (self._model.latent_channels, key.latent_height, key.latent_width)
+            buffers = self._buffers[key] = Buffers(self._max_rows, shape, self._model.device)
+        return buffers
 
     def _advance(self, state: State, output: torch.Tensor) -> None:
-        if state.rows == 1:
-            noise = output
-        else:
-            unconditional, conditional = output.chunk(2)
-            noise = unconditional + state.request.guidance_scale * (conditional - unconditional)
         timestep = state.sampler.timesteps[state.step]
-        state.latents = state.sampler.step(noise, timestep, state.latents, **state.step_kwargs, return_dict=False)[0]
+        state.latents = state.sampler.step(output, timestep, state.latents, **state.step_kwargs, return_dict=False)[0]
         state.step += 1
         if self._observe:
             self._observe(state.request.id, state.step, state.latents.cpu().numpy())
@@ -233,21 +272,14 @@ def _scaled(state: State) -> torch.Tensor:
     return scaled
 
 
-def _repeat(states: Sequence[State], values: Sequence[float]) -> list[float]:
-    """One value per request to one value per row."""
-    return [value for state, value in zip(states, values, strict=True) for _ in range(state.rows)]
+# Rows without IdentityNet get -0.0, not 0.0: x + -0.0 is x for every x, so that adding nothing changes no bit.
 
 
-def _pad_text(texts: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Stack prompts of different lengths, with a mask that keeps the padding out of attention."""
-    longest = max(t.shape[1] for t in texts)
-    if all(t.shape[1] == longest for t in texts):
-        return torch.cat(list(texts)), None
-    padded = [torch.nn.functional.pad(t, (0, 0, 0, longest - t.shape[1])) for t in texts]
-    mask = [torch.arange(longest, device=t.device).lt(t.shape[1]).expand(len(t), -1) for t in texts]
-    return torch.cat(padded), torch.cat(mask)
+def _extended(residual: torch.Tensor, rows: int) -> torch.Tensor:
+    out = residual.new_full((rows, *residual.shape[1:]), -0.0)
+    out[: len(residual)] = residual
+    return out
 
 
-def _scatter(values: torch.Tensor, active: torch.Tensor, rows: int) -> torch.Tensor:
-    out = values.new_zeros((rows, *values.shape[1:]))
-    return out.index_copy_(0, active, values)
+def _only_where(residual: torch.Tensor, strengths: torch.Tensor) -> torch.Tensor:
+    return torch.where(strengths.view(-1, 1, 1, 1) != 0, residual, -0.0)

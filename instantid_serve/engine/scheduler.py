@@ -81,12 +81,16 @@ class Scheduler:
 
     def _pack(self, ordered: list[Entry], key: ShapeKey) -> list[Entry]:
         # The first always runs, even one wider than the knee: a request may not be locked out by a measurement.
-        batch, free = ordered[:1], self._times.knee(key, self._max_rows) - ordered[0].rows
+        batch, free = ordered[:1], self._cap(key) - ordered[0].rows
         for entry in ordered[1:]:
             if entry.rows <= free:
                 batch.append(entry)
                 free -= entry.rows
         return batch
+
+    def _cap(self, key: ShapeKey) -> int:
+        # The fixed bucket is a promise about bits: no measurement may change it.
+        return key.exact_rows or self._times.knee(key, self._max_rows)
 
     def _precedence(self, entry: Entry, now_s: float) -> tuple[bool, float, float, str]:
         aged = entry.remaining + entry.arrived_s / self._ageing_s

@@ -10,10 +10,19 @@ from concurrent.futures import Future
 from instantid_serve.engine.request import Entry
 from instantid_serve.engine.runner import State
 from instantid_serve.errors import GenerationFailedError, InstantIDError
-from instantid_serve.messages import Picture, PictureStats, Progress, Request
+from instantid_serve.messages import Checkpoint, Picture, PictureStats, Progress, Request
 
 log = logging.getLogger(__name__)
 OnProgress = Callable[[Progress], None]
+
+
+class HandedOver(Exception):  # noqa: N818 - no error: the request goes on elsewhere
+    """The engine let go of a request between two steps. ``checkpoint``: where it stands, None if it took no step."""
+
+    @property
+    def checkpoint(self) -> Checkpoint | None:
+        checkpoint: Checkpoint | None = self.args[0] if self.args else None
+        return checkpoint
 
 
 @dataclasses.dataclass(slots=True, eq=False)
@@ -23,12 +32,18 @@ class Ticket:
     request: Request
     on_progress: OnProgress | None
     submitted_s: float
+    checkpoint: Checkpoint | None = None  # where it goes on
     future: Future[Picture] = dataclasses.field(default_factory=Future)
     state: State | None = None
+    charged_bytes: int = 0
     prepare_s: float = 0.0
     first_step_s: float | None = None
     row_steps: int = 0
     max_batch_rows: int = 0
+
+    def __post_init__(self) -> None:
+        if self.checkpoint:
+            self.row_steps, self.max_batch_rows = self.checkpoint.row_steps, self.checkpoint.max_batch_rows
 
     def moved(self, entry: Entry, batch_rows: int, began_s: float) -> None:
         """Count a step that ran in a batch of ``batch_rows`` rows, and tell the caller."""
@@ -50,15 +65,30 @@ class Ticket:
         return PictureStats(
             waiting_s=first_step_s - self.submitted_s - self.prepare_s,
             prepare_s=self.prepare_s,
-            denoise_s=denoised_s - first_step_s,
+            denoise_s=self._denoised_before_s + denoised_s - first_step_s,
             decode_s=decoded_s - denoised_s,
             steps=steps,
             mean_batch_rows=self.row_steps / steps,
             max_batch_rows=self.max_batch_rows,
+            moves=self.checkpoint.moves if self.checkpoint else 0,
         )
 
-    def settle(self, outcome: Picture | InstantIDError) -> None:
-        """Give the caller the picture or the error, and let go of the tensors."""
+    def counted(self, checkpoint: Checkpoint, now_s: float) -> Checkpoint:
+        """A checkpoint of this request, with what it cost so far."""
+        return dataclasses.replace(
+            checkpoint,
+            denoise_s=self._denoised_before_s + (0.0 if self.first_step_s is None else now_s - self.first_step_s),
+            row_steps=self.row_steps,
+            max_batch_rows=self.max_batch_rows,
+            moves=1 + (self.checkpoint.moves if self.checkpoint else 0),
+        )
+
+    @property
+    def _denoised_before_s(self) -> float:
+        return self.checkpoint.denoise_s if self.checkpoint else 0.0
+
+    def settle(self, outcome: Picture | InstantIDError | HandedOver) -> None:
+        """Give the caller the outcome, and let go of the tensors."""
         self.state = None
         if not self.future.set_running_or_notify_cancel():
             return  # the caller canceled the future itself and waits for nothing

@@ -1,63 +1,135 @@
-"""Attention with a per-row identity strength, which diffusers' own IP-Adapter processor cannot take."""
+"""The attention layers the engine runs instead of diffusers': rows of many requests, keys and values made beforehand.
+
+Text and identity do not change over a request's steps, so neither do the keys and values that cross-attention makes of
+them. They are projected once per request, for all layers at once (:class:`KeyValues`), and each layer is handed the
+packed result in place of the tokens and takes its own part.
+
+diffusers' `Attention` would also look at its processor's signature on every call, a tenth of a small step.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import nn
 from torch.nn import functional
 
 
-class RowAttention(torch.nn.Module):
-    """Self- or cross-attention of the UNet, where every batch row is a request's own.
+class KeyValues(nn.Module):
+    """Keys and values of several layers in one matrix product."""
 
-    On cross-attention layers it adds the identity adapter's decoupled attention, with the row's tokens and strength:
+    def __init__(self, pairs: Sequence[tuple[nn.Linear, nn.Linear]]) -> None:
+        """``pairs``: a layer's key and value projection, without biases (SDXL's and InstantID's have none)."""
+        super().__init__()
+        weight = torch.cat([linear.weight for pair in pairs for linear in pair])
+        self.projection = _linear(weight)
+        self.widths = [key.out_features for key, _ in pairs]
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        """(rows, tokens, dim) to (rows, tokens, packed): layer after layer, the keys and then the values."""
+        packed: torch.Tensor = self.projection(tokens)
+        return packed
+
+    def part(self, layer: int) -> Part:
+        """Where a layer's keys and values lie in the packed width."""
+        return Part(2 * sum(self.widths[:layer]), self.widths[layer])
+
+
+class Part:
+    """One layer's part of packed keys and values."""
+
+    def __init__(self, start: int, width: int) -> None:
+        self._start, self._width = start, width
+
+    def take(self, packed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Views of the keys and of the values, (rows, tokens, width) each: nothing is copied."""
+        middle = self._start + self._width
+        return packed[..., self._start : middle], packed[..., middle : middle + self._width]
+
+
+class SelfAttention(nn.Module):
+    """Every row attends to itself. Queries, keys and values are one matrix product."""
+
+    def __init__(self, original: Any) -> None:  # noqa: ANN401 - diffusers' Attention has no types
+        super().__init__()
+        self.heads = int(original.heads)
+        linears = (original.to_q, original.to_k, original.to_v)
+        self.to_qkv = _linear(torch.cat([linear.weight for linear in linears]))
+        self.to_out = original.to_out[0]
+
+    def forward(self, hidden_states: torch.Tensor, **_conditioning: object) -> torch.Tensor:
+        """(rows, pixels, dim) to the same. What cross-attention is given comes along and is not looked at."""
+        query, key, value = self.to_qkv(hidden_states).chunk(3, dim=-1)
+        out: torch.Tensor = self.to_out(_attend(query, key, value, None, self.heads))
+        return out
+
+
+class CrossAttention(nn.Module):
+    """Rows attend to their own text and, where the layer has an identity adapter, to their own identity.
+
     ``SDPA(q, k_text, v_text) + strength * SDPA(q, k_identity, v_identity)`` (instantid-contract, IP attention).
     """
 
-    def __init__(self, to_k_ip: torch.nn.Module | None = None, to_v_ip: torch.nn.Module | None = None) -> None:
+    def __init__(self, original: Any, text: Part, identity: Part | None) -> None:  # noqa: ANN401
         super().__init__()
-        self.to_k_ip, self.to_v_ip = to_k_ip, to_v_ip
+        self.heads = int(original.heads)
+        self.to_q, self.to_out = original.to_q, original.to_out[0]
+        self._text, self._identity = text, identity
 
-    def __call__(  # diffusers calls processors, not their forward
+    def forward(
         self,
-        attn: Any,  # noqa: ANN401 - diffusers' Attention has no types
         hidden_states: torch.Tensor,
-        encoder_hidden_states: torch.Tensor | None = None,
+        encoder_hidden_states: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
-        identity_tokens: torch.Tensor | None = None,
+        identity: torch.Tensor | None = None,
         identity_strength: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """``identity_tokens``: (rows, tokens, dim). ``identity_strength``: (rows, 1, 1)."""
-        context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
+        """``encoder_hidden_states`` and ``identity`` are packed keys and values; ``identity_strength`` (rows, 1, 1)."""
         if attention_mask is not None:
-            # (rows, 1, context) bias to (rows, heads, 1, context)
-            attention_mask = attention_mask.unsqueeze(1).expand(-1, attn.heads, -1, -1)
-        query = _heads(attn.to_q(hidden_states), attn.heads)
-        mixed = _attend(query, attn.to_k(context), attn.to_v(context), attention_mask)
-        if self.to_k_ip is not None and self.to_v_ip is not None and identity_strength is not None:
-            identity = _attend(query, self.to_k_ip(identity_tokens), self.to_v_ip(identity_tokens), None)
-            mixed = mixed + identity_strength * identity
-        out: torch.Tensor = attn.to_out[1](attn.to_out[0](mixed))
+            # (rows, 1, tokens) bias to (rows, heads, 1, tokens)
+            attention_mask = attention_mask.unsqueeze(1).expand(-1, self.heads, -1, -1)
+        query = self.to_q(hidden_states)
+        mixed = _attend(query, *self._text.take(encoder_hidden_states), attention_mask, self.heads)
+        if self._identity is not None and identity is not None and identity_strength is not None:
+            mixed = mixed + identity_strength * _attend(query, *self._identity.take(identity), None, self.heads)
+        out: torch.Tensor = self.to_out(mixed)
         return out
+
+
+def install(model: Any) -> tuple[KeyValues, KeyValues | None]:  # noqa: ANN401 - diffusers ships no types
+    """Replace a UNet's or ControlNet's attention; return what makes its packed keys and values of text and of identity.
+
+    The second is None for a model without an identity adapter (IdentityNet attends to identity in the text's place).
+    """
+    blocks = [module for module in model.modules() if hasattr(module, "attn1") and hasattr(module, "attn2")]
+    crosses = [block.attn2 for block in blocks]
+    text = KeyValues([(cross.to_k, cross.to_v) for cross in crosses])
+    adapters = [cross.processor for cross in crosses if hasattr(cross.processor, "to_k_ip")]
+    identity = KeyValues([(a.to_k_ip[0], a.to_v_ip[0]) for a in adapters]) if adapters else None
+    for layer, block in enumerate(blocks):
+        block.attn1 = SelfAttention(block.attn1)
+        block.attn2 = CrossAttention(block.attn2, text.part(layer), identity.part(layer) if identity else None)
+    return text, identity
+
+
+def _linear(weight: torch.Tensor) -> nn.Linear:
+    """A linear layer of given weights; a real nn.Linear, so that quantisers find it."""
+    outputs, inputs = weight.shape
+    layer = nn.Linear(inputs, outputs, bias=False, device="meta")
+    layer.weight = nn.Parameter(weight.detach(), requires_grad=False)
+    return layer
 
 
 def _heads(x: torch.Tensor, heads: int) -> torch.Tensor:
     return x.view(*x.shape[:-1], heads, -1).transpose(1, 2)
 
 
-def _attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-    heads = query.shape[1]
-    out = functional.scaled_dot_product_attention(query, _heads(key, heads), _heads(value, heads), attn_mask=mask)
+def _attend(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None, heads: int
+) -> torch.Tensor:
+    out = functional.scaled_dot_product_attention(
+        _heads(query, heads), _heads(key, heads), _heads(value, heads), attn_mask=mask
+    )
     return out.transpose(1, 2).flatten(2)
-
-
-def install(unet: Any) -> None:  # noqa: ANN401 - diffusers ships no types
-    """Replace the processors diffusers made when it loaded the adapter; their weights are kept."""
-    ours: dict[str, RowAttention] = {}
-    for name, processor in unet.attn_processors.items():
-        if hasattr(processor, "to_k_ip"):
-            ours[name] = RowAttention(processor.to_k_ip[0], processor.to_v_ip[0])
-        else:
-            ours[name] = RowAttention()
-    unet.set_attn_processor(ours)

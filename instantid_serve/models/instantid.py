@@ -12,27 +12,27 @@ import torch
 from numpy.typing import NDArray
 
 from instantid_serve.errors import InvalidRequestError, NonFiniteOutputError
-from instantid_serve.models import attention
 from instantid_serve.models.checkpoint import Components, load_components
-from instantid_serve.models.prompts import PromptEncoder, TextConditioning
+from instantid_serve.models.conditioning import Conditioner
 from instantid_serve.models.weights import check_manifest
 from instantid_serve.samplers import CLASS_NAMES
 
-Residuals = tuple[list[torch.Tensor], torch.Tensor]
+Residuals = list[torch.Tensor]
+CACHE_BYTES = 256_000_000
 
 
 class InstantIDModel:
     """A loaded checkpoint. Its methods are safe to call from several threads at once."""
 
-    def __init__(self, components: Components, *, device: str, dtype: torch.dtype) -> None:
-        attention.install(components.unet)
+    def __init__(
+        self, components: Components, *, device: str, dtype: torch.dtype, cache_bytes: int = CACHE_BYTES
+    ) -> None:
+        """``cache_bytes``: what prompts and faces that may be asked for again may take."""
         self._parts = components
-        self._prompts = PromptEncoder(
-            components.tokenizers, components.text_encoders, zero_empty=components.zero_empty_prompts
-        )
+        self._conditioner = Conditioner(components, cache_bytes=cache_bytes)
         self.device, self.dtype = torch.device(device), dtype
         self.latent_channels = int(components.unet.config.in_channels)
-        self.latent_scale = 2 ** (len(components.vae.config.block_out_channels) - 1)
+        self.latent_scale: int = 2 ** (len(components.vae.config.block_out_channels) - 1)
 
     @classmethod
     def open(cls, folder: Path, *, device: str, dtype: str) -> Self:
@@ -41,10 +41,11 @@ class InstantIDModel:
         return cls.load(folder, device=device, dtype=dtype)
 
     @classmethod
-    def load(cls, folder: Path, *, device: str = "cpu", dtype: str = "float32") -> Self:
+    def load(cls, folder: Path, *, device: str = "cpu", dtype: str = "float32", cache_bytes: int = CACHE_BYTES) -> Self:
         """Load a folder whose files are already trusted. Raises WeightsError when they do not fit together."""
         torch_dtype: torch.dtype = getattr(torch, dtype)
-        return cls(load_components(folder, device=device, dtype=torch_dtype), device=device, dtype=torch_dtype)
+        parts = load_components(folder, device=device, dtype=torch_dtype)
+        return cls(parts, device=device, dtype=torch_dtype, cache_bytes=cache_bytes)
 
     def new_sampler(self, class_name: str, options: Mapping[str, Any]) -> Any:  # noqa: ANN401 - their classes are unrelated
         """Return a diffusers scheduler of the base's configuration with ``options`` changed; one per request."""
@@ -53,69 +54,66 @@ class InstantIDModel:
         return getattr(diffusers, class_name).from_config(self._parts.sampler_config, **options)
 
     @torch.inference_mode()
-    def encode_prompts(self, prompts: Sequence[str]) -> list[TextConditioning]:
-        """Encode the prompts of one request to the same number of tokens."""
-        return self._prompts.encode(prompts)
+    def condition(
+        self, prompts: Sequence[str], faces: Sequence[torch.Tensor], picture: torch.Tensor, *, scope: str = ""
+    ) -> dict[str, torch.Tensor]:
+        """What stays the same over a request's steps, one row per prompt and face: see :meth:`Conditioner.condition`.
 
-    @torch.inference_mode()
-    def identity_tokens(self, embeddings: torch.Tensor) -> torch.Tensor:
-        """Project raw face embeddings (rows, 512) to identity tokens (rows, tokens, dim). Zeros mean nobody."""
-        faces = embeddings.to(self.device, self.dtype).unsqueeze(1)
-        tokens: torch.Tensor = self._parts.image_projection(faces)
-        return tokens
+        ``faces``: raw embeddings (512,) float32 on the CPU, zeros for nobody. ``picture``: (H, W, 3) uint8 landmarks.
+        """
+        return self._conditioner.condition(prompts, faces, picture, scope=scope)
+
+    def row_bytes(self, text_windows: int, height: int, width: int) -> int:
+        """About how many bytes one row of a request takes for its life. ``height`` and ``width`` are the picture's."""
+        hint = self._parts.identitynet.config.block_out_channels[0] * self.dtype.itemsize
+        latents = 3 * self.latent_channels * 4  # with two of the sampler's own
+        pixels = (height // self.latent_scale) * (width // self.latent_scale)
+        return self._conditioner.row_bytes(text_windows) + int(hint + latents) * pixels
 
     @torch.inference_mode()
     def identitynet(
         self,
         latents: torch.Tensor,
         timesteps: torch.Tensor,
-        *,
-        identity_tokens: torch.Tensor,
-        hints: torch.Tensor,
+        conditioning: Mapping[str, torch.Tensor],
         strengths: torch.Tensor,
-        pooled: torch.Tensor,
-        time_ids: torch.Tensor,
     ) -> Residuals:
-        """Residuals for the UNet. ``hints``: (rows, 3, H, W) landmark pictures in 0..1. ``strengths``: (rows,)."""
+        """Residuals for the UNet, those of the middle block last. ``strengths``: (rows,)."""
         down, mid = self._parts.identitynet(
             latents.to(self.dtype),
             timesteps,
-            encoder_hidden_states=identity_tokens,
-            controlnet_cond=hints.to(self.dtype),
+            encoder_hidden_states=conditioning["identitynet"],
+            controlnet_cond=conditioning["hint"],
             conditioning_scale=strengths.to(self.dtype).view(-1, 1, 1, 1),
-            added_cond_kwargs={"text_embeds": pooled, "time_ids": time_ids},
+            added_cond_kwargs={"text_embeds": conditioning["pooled"], "time_ids": conditioning["time_ids"]},
             return_dict=False,
         )
-        return list(down), mid
+        return [*down, mid]
 
     @torch.inference_mode()
     def unet(
         self,
         latents: torch.Tensor,
         timesteps: torch.Tensor,
+        conditioning: Mapping[str, torch.Tensor],
         *,
-        text: torch.Tensor,
         text_mask: torch.Tensor | None,
-        identity_tokens: torch.Tensor,
         identity_strengths: torch.Tensor,
-        pooled: torch.Tensor,
-        time_ids: torch.Tensor,
         residuals: Residuals | None,
     ) -> torch.Tensor:
         """Model output (rows, channels, h, w) float32. ``text_mask``: (rows, tokens) of 0 and 1, None for all ones."""
-        down, mid = residuals or (None, None)
         (out,) = self._parts.unet(
             latents.to(self.dtype),
             timesteps,
-            encoder_hidden_states=text,
+            encoder_hidden_states=conditioning["text"],
             encoder_attention_mask=text_mask,
-            added_cond_kwargs={"text_embeds": pooled, "time_ids": time_ids},
+            added_cond_kwargs={"text_embeds": conditioning["pooled"], "time_ids": conditioning["time_ids"]},
             cross_attention_kwargs={
-                "identity_tokens": identity_tokens,
+                "identity": conditioning["identity"],
                 "identity_strength": identity_strengths.to(self.dtype).view(-1, 1, 1),
             },
-            down_block_additional_residuals=down,
-            mid_block_additional_residual=mid,
+            down_block_additional_residuals=residuals[:-1] if residuals else None,
+            mid_block_additional_residual=residuals[-1] if residuals else None,
             return_dict=False,
         )
         return out.float()  # type: ignore[no-any-return]

@@ -16,7 +16,7 @@ WINDOW = 77  # positions of a CLIP text encoder, begin and end tokens included
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
-class TextConditioning:
+class EncodedPrompt:
     """``tokens``: (77 n, dim) of both encoders side by side. ``pooled``: (pooled dim,) of the second encoder."""
 
     tokens: torch.Tensor
@@ -33,29 +33,29 @@ class PromptEncoder:
         """
         self._tokenizers, self._encoders, self._zero_empty = tokenizers, encoders, zero_empty
 
-    def encode(self, prompts: Sequence[str]) -> list[TextConditioning]:
-        """Encode the prompts of one request, the shorter ones filled with empty windows to the longest one's count."""
-        ids = [[self._token_ids(t, prompt) for t in self._tokenizers] for prompt in prompts]
-        windows = max(-(-len(part) // (WINDOW - 2)) for pair in ids for part in pair) or 1
-        return [self._encode_one(prompt, pair, windows) for prompt, pair in zip(prompts, ids, strict=True)]
+    def windows(self, prompt: str) -> int:
+        """How many windows the prompt fills, at least one."""
+        longest = max(len(self._token_ids(tokenizer, prompt)) for tokenizer in self._tokenizers)
+        return max(1, -(-longest // (WINDOW - 2)))
 
-    def _token_ids(self, tokenizer: Any, prompt: str) -> list[int]:  # noqa: ANN401 - transformers' own type is a union
-        # verbose=False: the warning about more than 77 tokens is what the windows below are for.
-        return list(tokenizer(prompt, add_special_tokens=False, truncation=False, verbose=False).input_ids)
-
-    def _encode_one(self, prompt: str, ids: list[list[int]], windows: int) -> TextConditioning:
+    def encode(self, prompt: str, windows: int) -> EncodedPrompt:
+        """Encode a prompt to ``windows`` windows; those it does not fill are empty ones."""
         hidden, pooled = [], None
-        for tokenizer, encoder, token_ids in zip(self._tokenizers, self._encoders, ids, strict=True):
-            batch = torch.tensor(_windows(tokenizer, token_ids, windows), device=encoder.device)
-            out = encoder(batch, output_hidden_states=True)
+        for tokenizer, encoder in zip(self._tokenizers, self._encoders, strict=True):
+            ids = _windows(tokenizer, self._token_ids(tokenizer, prompt), windows)
+            out = encoder(torch.tensor(ids, device=encoder.device), output_hidden_states=True)
             hidden.append(out.hidden_states[-2].flatten(0, 1))  # SDXL conditions on the last layer but one
             pooled = out[0][0]  # of the last encoder, the one with a projection: text_embeds of the first window
         tokens = torch.cat(hidden, dim=-1)
         if not isinstance(pooled, torch.Tensor):
             raise TypeError("there is no text encoder")
         if not prompt and self._zero_empty:
-            return TextConditioning(torch.zeros_like(tokens), torch.zeros_like(pooled))
-        return TextConditioning(tokens, pooled)
+            return EncodedPrompt(torch.zeros_like(tokens), torch.zeros_like(pooled))
+        return EncodedPrompt(tokens, pooled)
+
+    def _token_ids(self, tokenizer: Any, prompt: str) -> list[int]:  # noqa: ANN401 - transformers' own type is a union
+        # verbose=False: the warning about more than 77 tokens is what the windows below are for.
+        return list(tokenizer(prompt, add_special_tokens=False, truncation=False, verbose=False).input_ids)
 
 
 def _windows(tokenizer: Any, token_ids: list[int], count: int) -> list[list[int]]:  # noqa: ANN401

@@ -9,7 +9,7 @@ from instantid_serve.engine.loop import Engine
 from instantid_serve.engine.request import ShapeKey
 from instantid_serve.engine.scheduler import Scheduler
 from instantid_serve.errors import NonFiniteOutputError
-from instantid_serve.messages import Request
+from instantid_serve.messages import Checkpoint, Request
 from instantid_serve.verify import InlineExecutor
 
 
@@ -17,7 +17,9 @@ from instantid_serve.verify import InlineExecutor
 class CountingState:
     request: Request
     steps: int
+    key: ShapeKey
     step: int = 0
+    nbytes: int = 100
 
 
 class CountingRunner:
@@ -29,14 +31,18 @@ class CountingRunner:
         self.gate = threading.Event()
         self.gate.set()
 
-    def shape_key(self, request):
-        return ShapeKey(request.height // 8, request.width // 8)
+    def estimated_bytes(self, request):
+        return 100 * len(request.prompt.split())
 
-    def prepare(self, request):
+    def prepare(self, request, checkpoint=None):
         self.prepared.append(request.id)
         if request.prompt == "bad prepare":
             raise ValueError("this prompt cannot be prepared")
-        return CountingState(request, request.steps)
+        step = checkpoint.step if checkpoint else 0
+        return CountingState(request, request.steps, ShapeKey(request.height // 8, request.width // 8), step)
+
+    def checkpoint(self, state):
+        return Checkpoint(state.step, np.zeros((1, 4, 8, 8), np.float32), {}, np.zeros(1, np.uint8))
 
     def step(self, states):
         self.gate.wait(10)
@@ -47,9 +53,12 @@ class CountingRunner:
             state.step += 1
         return {s.request.id: ArithmeticError("singular") for s in states if s.request.prompt == "bad sampler"}
 
-    def finish(self, state):
+    def finish(self, states):
+        return [self._finished(state) for state in states]
+
+    def _finished(self, state):
         if state.request.prompt == "bad decode":
-            raise NonFiniteOutputError("the latents are not finite")
+            return NonFiniteOutputError("the latents are not finite")
         return np.full((state.request.height, state.request.width, 3), state.step, np.uint8)
 
 
@@ -76,7 +85,9 @@ class Clock:
         return self.now_s
 
 
-def engine_by_hand(runner, *, max_batch_rows=8, max_resident_requests=8, on_step=None, clock=None, decode_on=None):
+def engine_by_hand(
+    runner, *, max_batch_rows=8, max_resident_requests=8, on_step=None, clock=None, decode_on=None, **options
+):
     """An engine without threads: each `tick()` reads the inbox and runs at most one step."""
     return Engine(
         runner,
@@ -86,6 +97,7 @@ def engine_by_hand(runner, *, max_batch_rows=8, max_resident_requests=8, on_step
         prepare_on=InlineExecutor(),
         decode_on=decode_on or InlineExecutor(),
         clock=clock or Clock(),
+        **options,
     )
 
 

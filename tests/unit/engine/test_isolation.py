@@ -8,24 +8,16 @@ import random
 import numpy as np
 import pytest
 import torch
+from doubles.varied_requests import make_request
 
 from instantid_serve.engine.loop import Engine
 from instantid_serve.engine.runner import Runner
 from instantid_serve.engine.scheduler import Scheduler
-from instantid_serve.messages import Request
 from instantid_serve.models.instantid import InstantIDModel
 from instantid_serve.verify import InlineExecutor
 
 SCHEDULES = 200
 TOLERANCE = 1e-5
-LANDMARKS = np.array([[22, 25], [42, 24], [32, 34], [25, 45], [40, 44]], np.float32)
-LONG_PROMPT = ", ".join(["portrait of a person in a garden at dusk, soft light, 35mm film"] * 12)
-
-
-@dataclasses.dataclass(frozen=True)
-class Text:
-    tokens: torch.Tensor
-    pooled: torch.Tensor
 
 
 class FailingSampler:
@@ -59,52 +51,21 @@ class FaultyModel:
         sampler = self._model.new_sampler(class_name, options)
         return sampler if failing_step is None else FailingSampler(sampler, failing_step)
 
-    def encode_prompts(self, prompts):
+    def condition(self, prompts, faces, picture, *, scope):
         if "cannot be encoded" in prompts[-1]:
             raise ValueError("this prompt cannot be encoded")
-        texts = self._model.encode_prompts(prompts)
+        conditioning = self._model.condition(prompts, faces, picture, scope=scope)
         if "poisons the batch" in prompts[-1]:
-            return [Text(t.tokens, torch.full_like(t.pooled, torch.inf)) for t in texts]
-        return texts
+            return conditioning | {"pooled": torch.full_like(conditioning["pooled"], torch.inf)}
+        return conditioning
 
     def decode(self, latents):
         return np.zeros((len(latents), 8, 8, 3), np.uint8)  # the latents are what is compared
 
-    def unet(self, latents, timesteps, *, pooled, **rest):
-        if not torch.isfinite(pooled).all():
+    def unet(self, latents, timesteps, conditioning, **rest):
+        if not torch.isfinite(conditioning["pooled"]).all():
             raise RuntimeError("out of memory")
-        return self._model.unet(latents, timesteps, pooled=pooled, **rest)
-
-
-def make_request(number):
-    """One of an endless list of requests that differ in everything a request can differ in."""
-    draw = random.Random(number)
-    width, height = draw.choice([(64, 64), (64, 64), (96, 64)])
-    start, end = draw.choice([(0.0, 1.0), (0.0, 1.0), (0.3, 0.8), (0.0, 0.5)])
-    return Request(
-        id=f"r{number}",
-        prompt=draw.choice(["a watercolor of a man", "film noir, a woman in the rain", LONG_PROMPT, ""]),
-        negative_prompt=draw.choice(["", "lowres, watermark"]),
-        seed=number,
-        width=width,
-        height=height,
-        embedding=np.random.default_rng(number).normal(size=512).astype(np.float32),
-        landmarks=LANDMARKS + draw.uniform(-6, 6),
-        steps=draw.randint(2, 4),
-        guidance_scale=draw.choice([1.0, 3.0, 5.0, 7.5]),
-        sampler=draw.choice(
-            [
-                "EulerDiscreteScheduler",
-                "EulerAncestralDiscreteScheduler",
-                "DPMSolverMultistepScheduler",
-                "DDIMScheduler",
-            ]
-        ),
-        identity_strength=draw.choice([0.0, 0.5, 0.8, 1.3]),
-        identitynet_strength=draw.choice([0.0, 0.4, 0.8]),
-        identitynet_start=start,
-        identitynet_end=end,
-    )
+        return self._model.unet(latents, timesteps, conditioning, **rest)
 
 
 FAULTS = (
@@ -147,7 +108,7 @@ def calm_model(miniature_folder):
     model = InstantIDModel.open(miniature_folder, device="cpu", dtype="float32")
     for part in (model._parts.unet, model._parts.identitynet):
         for name, weight in part.named_parameters():
-            if any(branch in name for branch in ("to_out.0.weight", "to_v_ip", "ff.net.2.weight")):
+            if any(branch in name for branch in ("to_out.weight", "ff.net.2.weight")):
                 weight.mul_(0.5)
     return model
 

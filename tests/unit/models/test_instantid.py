@@ -19,33 +19,28 @@ ROWS, SIDE = 3, 8
 def rows(miniature_model):
     """Inputs of three rows that have nothing in common."""
     draw = torch.Generator().manual_seed(5)
-    texts = [miniature_model.encode_prompts([p])[0] for p in ("a man", "a woman in the snow", "film noir")]
+    pictures = torch.randint(0, 256, (ROWS, SIDE * 8, SIDE * 8, 3), generator=draw, dtype=torch.uint8)
+    conditioned = [
+        miniature_model.condition([prompt], [torch.randn(512, generator=draw)], picture)
+        for prompt, picture in zip(("a man", "a woman in the snow", "film noir"), pictures, strict=True)
+    ]
     return {
         "latents": torch.randn(ROWS, miniature_model.latent_channels, SIDE, SIDE, generator=draw),
         "timesteps": torch.tensor([999.0, 500.0, 20.0]),
-        "identity_tokens": miniature_model.identity_tokens(torch.randn(ROWS, 512, generator=draw)),
-        "pooled": torch.stack([t.pooled for t in texts]),
-        "time_ids": torch.tensor([[64.0, 64.0, 0.0, 0.0, 64.0, 64.0]] * ROWS),
-        "text": torch.stack([t.tokens for t in texts]),
+        **{name: torch.cat([c[name] for c in conditioned]) for name in conditioned[0]},
         "identity_strengths": torch.tensor([0.0, 0.8, 1.3]),
-        "hints": torch.rand(ROWS, 3, SIDE * 8, SIDE * 8, generator=draw),
         "strengths": torch.tensor([0.4, 0.8, 1.0]),
     }
 
 
 def forward(model, rows):
-    shared = {name: rows[name] for name in ("identity_tokens", "pooled", "time_ids")}
-    residuals = model.identitynet(
-        rows["latents"], rows["timesteps"], hints=rows["hints"], strengths=rows["strengths"], **shared
-    )
     return model.unet(
         rows["latents"],
         rows["timesteps"],
-        text=rows["text"],
+        rows,
         text_mask=rows.get("text_mask"),
         identity_strengths=rows["identity_strengths"],
-        residuals=residuals,
-        **shared,
+        residuals=model.identitynet(rows["latents"], rows["timesteps"], rows, rows["strengths"]),
     )
 
 
@@ -64,7 +59,9 @@ def test_every_row_of_a_batch_is_what_it_is_alone(miniature_model, rows):
         assert relative_error(together[at], forward(miniature_model, one_row(rows, at))[0]) < 1e-5
 
 
-@pytest.mark.parametrize("name", ["identity_tokens", "text", "hints", "strengths", "identity_strengths", "pooled"])
+@pytest.mark.parametrize(
+    "name", ["identity", "identitynet", "text", "hint", "strengths", "identity_strengths", "pooled"]
+)
 def test_every_condition_of_a_row_counts_for_that_row_alone(miniature_model, rows, name):
     changed = {**rows, name: rows[name].clone()}
     changed[name][1] = rows[name][2] + 0.25

@@ -166,28 +166,18 @@ def _predict(model, latents, timestep, **changes):
         "identitynet_strength": 0.8,
         **changes,
     }
-    text = model.encode_prompts([case["prompt"]])[0]
-    embedding = torch.randn(1, 512, generator=torch.Generator().manual_seed(case["face"])) * 20
-    tokens = model.identity_tokens(embedding)
-    hint = torch.from_numpy(draw_landmarks(case["landmarks"], SIDE, SIDE)).permute(2, 0, 1)[None] / 255
-    common = {
-        "pooled": text.pooled[None],
-        "time_ids": torch.tensor([[SIDE, SIDE, 0, 0, SIDE, SIDE]], dtype=torch.float32),
-        "identity_tokens": tokens,
-    }
+    face = torch.randn(512, generator=torch.Generator().manual_seed(case["face"])) * 20
+    picture = torch.from_numpy(draw_landmarks(case["landmarks"], SIDE, SIDE))
+    conditioning = model.condition([case["prompt"]], [face], picture)
     timesteps = torch.tensor([float(timestep)])
-    residuals = model.identitynet(
-        latents, timesteps, hints=hint, strengths=torch.tensor([case["identitynet_strength"]]), **common
-    )
-    strengths = torch.tensor([case["identity_strength"]])
+    strengths = torch.tensor([case["identitynet_strength"]])
     return model.unet(
         latents,
         timesteps,
-        text=text.tokens[None],
+        conditioning,
         text_mask=None,
-        identity_strengths=strengths,
-        residuals=residuals,
-        **common,
+        identity_strengths=torch.tensor([case["identity_strength"]]),
+        residuals=model.identitynet(latents, timesteps, conditioning, strengths),
     )
 
 
