@@ -19,8 +19,8 @@ def test_requests_wait_until_the_bytes_they_need_are_free():
 
 def test_what_a_request_turned_out_to_hold_is_what_it_is_charged():
     runner = CountingRunner()
-    engine = engine_by_hand(runner, state_bytes=250)
-    futures = [engine.submit(request(f"r{i}", prompt="well well", steps=2)) for i in range(2)]  # estimated at 200
+    engine = engine_by_hand(runner, state_bytes=320)
+    futures = [engine.submit(request(f"r{i}", prompt="well well", steps=2)) for i in range(2)]  # estimated at 200 each
     run_all(engine)
 
     assert [len(batch) for batch in runner.batches] == [2, 2]
