@@ -22,6 +22,7 @@ class GenerationSpec:
 
     Sizes are in pixels. ``sampler`` is a name of :mod:`instantid_serve.samplers`. Picture i of ``count`` is made with
     seed ``seed + i``. ``fit`` says how the photo's face is placed on the picture when their aspect ratios differ.
+    ``exact`` asks for the tier in which a picture is the same to the bit whoever shares its batches.
     """
 
     prompt: str
@@ -41,6 +42,7 @@ class GenerationSpec:
     identitynet_end: float = 1.0
     output_format: ImageFormat = "png"
     quality: int = 95
+    exact: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values, for the job's row."""
@@ -157,10 +159,11 @@ class PictureStats:
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class Picture:
-    """A finished picture: (H, W, 3) uint8 RGB, and how it was made."""
+    """A finished picture: (H, W, 3) uint8 RGB, how it was made, and in what precision (`bfloat16`, `bfloat16+fp8`)."""
 
     pixels: NDArray[np.uint8] = dataclasses.field(repr=False)
     stats: PictureStats
+    precision: str
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -175,6 +178,7 @@ class StoredImage:
     height: int
     seed: int
     stats: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    precision: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values, for the job's row."""

@@ -62,13 +62,29 @@ class FaceSettings(_Section):
 
 
 class EngineSettings(_Section):
-    """The limits of step-level continuous batching."""
+    """Step-level continuous batching: its limits, and what makes a step fast on a GPU (all of it off on a CPU)."""
 
     max_batch_rows: Count = 16
     max_resident_requests: Count = 32  # prepared requests held at once, waiting or running
+    state_bytes: Count | None = None  # what these may hold; None: most of the memory that the largest batch leaves
+    exact_rows: Count = 8  # of every batch in the fixed-bucket tier; another number gives other bits
+    cache_bytes: Count = 256_000_000  # prompts and faces that may be asked for again, as keys and values
+    decode_together: Count = 1  # pictures of one size in one run of the VAE
+    calibrate: bool = True  # measure step times at the first start on a kind of device, so that the knee is known
+    calibration_folder: ExpandedPath = Field(default_factory=lambda: data_home() / "calibration")
+    channels_last: bool = False
+    compile: bool = False  # each block of the networks; the first pictures of a size then take minutes
+    cuda_graphs: bool = False
+    fp8_linears: bool = False  # changes pictures, which every result declares; needs the extra `fp8`
     ageing_s: Seconds = 0.5  # a request that came this much earlier counts as one step shorter
     warm_up_timeout_s: Seconds = 300.0  # of the first picture: on a GPU its kernels are compiled
     stuck_step_s: Seconds = 120.0  # a step that takes longer hangs, and the replica is replaced
+
+    @model_validator(mode="after")
+    def _exact_rows_hold_a_request(self) -> Self:
+        if self.exact_rows < 2:  # noqa: PLR2004 - with guidance a request has two rows
+            raise ValueError("exact_rows must be at least 2, the rows of a request with guidance")
+        return self
 
 
 class DatabaseSettings(_Section):

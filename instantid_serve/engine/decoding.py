@@ -50,7 +50,7 @@ class Decoder:
                 self._done(ticket, outcome)
                 continue
             stats = ticket.stats(steps=state.steps, denoised_s=done_s, decoded_s=self._clock())
-            self._done(ticket, Picture(outcome, stats))
+            self._done(ticket, Picture(outcome, stats, self._runner.precision))
 
     def _take(self) -> list[tuple[Ticket, State, float]]:
         """The next one, and others of its shape; one of the fixed-bucket tier comes alone, for its bits' sake."""

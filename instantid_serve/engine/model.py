@@ -16,6 +16,7 @@ class Model(Protocol):
     device: torch.device
     latent_channels: int
     latent_scale: int
+    precision: str
 
     def new_sampler(self, class_name: str, options: Mapping[str, Any]) -> Any: ...  # noqa: ANN401
     def condition(

@@ -85,6 +85,11 @@ class Runner:
         self._pace = Pace(model.device)
         self._buffers: cachetools.LRUCache[ShapeKey, Buffers] = cachetools.LRUCache(SHAPES)
 
+    @property
+    def precision(self) -> str:
+        """What the model computes in, as results declare it."""
+        return self._model.precision
+
     def shape_key(self, request: Request) -> ShapeKey:
         """Return the key under which the request's rows may share a step with others."""
         scale = self._model.latent_scale
@@ -171,6 +176,10 @@ class Runner:
             sampler=sampler_state.exported(state.sampler, self._new_sampler(state.request)),
             noise=state.generator.get_state().numpy(),
         )
+
+    def wait(self) -> None:
+        """Wait until the device has done all steps: what was measured until then is the steps' own time."""
+        self._pace.wait()
 
     def _resume(self, state: State, checkpoint: Checkpoint) -> None:
         sampler_state.restore(state.sampler, checkpoint.sampler, self._model.device)

@@ -1,10 +1,13 @@
-"""How long a step takes, by shape and number of rows, as measured while serving."""
+"""How long a step takes, by shape and number of rows, as measured at the start and while serving."""
 
 from __future__ import annotations
 
 import bisect
+import dataclasses
 from collections import deque
+from collections.abc import Iterable, Mapping
 from statistics import median
+from typing import Any, Self
 
 from instantid_serve.engine.request import ShapeKey
 
@@ -18,6 +21,28 @@ class StepTimes:
 
     def __init__(self) -> None:
         self._shapes: dict[ShapeKey, dict[int, deque[float]]] = {}
+
+    @property
+    def known(self) -> bool:
+        """Whether anything was measured."""
+        return bool(self._shapes)
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """Plain values, for :meth:`from_json` in a later process on the same kind of device."""
+        return [
+            {"key": dataclasses.asdict(key), "rows": rows, "seconds": list(times)}
+            for key, measured in self._shapes.items()
+            for rows, times in measured.items()
+        ]
+
+    @classmethod
+    def from_json(cls, values: Iterable[Mapping[str, Any]]) -> Self:
+        """The table that was written. Raises KeyError, TypeError or ValueError for anything else."""
+        table = cls()
+        for value in values:
+            for seconds in value["seconds"]:
+                table.record(ShapeKey(**value["key"]), int(value["rows"]), float(seconds))
+        return table
 
     def record(self, key: ShapeKey, rows: int, seconds: float) -> None:
         """Add one measured step."""

@@ -39,6 +39,11 @@ class Pace:
         self._device = device
         self._before: torch.cuda.Event | None = None
 
+    def wait(self) -> None:
+        """Wait for all that was queued."""
+        if self._device.type == "cuda":
+            torch.cuda.default_stream(self._device).synchronize()
+
     def keep(self) -> None:
         """A step was queued: wait for the one before it."""
         if self._device.type != "cuda":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -12,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from instantid_serve.errors import InvalidRequestError, NonFiniteOutputError
+from instantid_serve.models.acceleration import Acceleration, accelerate
 from instantid_serve.models.checkpoint import Components, load_components
 from instantid_serve.models.conditioning import Conditioner
 from instantid_serve.models.weights import check_manifest
@@ -19,18 +21,28 @@ from instantid_serve.samplers import CLASS_NAMES
 
 Residuals = list[torch.Tensor]
 CACHE_BYTES = 256_000_000
+PLAIN = Acceleration()
 
 
 class InstantIDModel:
     """A loaded checkpoint. Its methods are safe to call from several threads at once."""
 
     def __init__(
-        self, components: Components, *, device: str, dtype: torch.dtype, cache_bytes: int = CACHE_BYTES
+        self,
+        components: Components,
+        *,
+        device: str,
+        dtype: torch.dtype,
+        cache_bytes: int = CACHE_BYTES,
+        acceleration: Acceleration = PLAIN,
     ) -> None:
         """``cache_bytes``: what prompts and faces that may be asked for again may take."""
         self._parts = components
         self._conditioner = Conditioner(components, cache_bytes=cache_bytes)
+        accelerate(components, acceleration)
+        self._safe_vae: Any = None  # in float32, made when it is needed
         self.device, self.dtype = torch.device(device), dtype
+        self.precision = str(dtype).removeprefix("torch.") + ("+fp8" if acceleration.fp8_linears else "")
         self.latent_channels = int(components.unet.config.in_channels)
         self.latent_scale: int = 2 ** (len(components.vae.config.block_out_channels) - 1)
 
@@ -41,11 +53,19 @@ class InstantIDModel:
         return cls.load(folder, device=device, dtype=dtype)
 
     @classmethod
-    def load(cls, folder: Path, *, device: str = "cpu", dtype: str = "float32", cache_bytes: int = CACHE_BYTES) -> Self:
+    def load(
+        cls,
+        folder: Path,
+        *,
+        device: str = "cpu",
+        dtype: str = "float32",
+        cache_bytes: int = CACHE_BYTES,
+        acceleration: Acceleration = PLAIN,
+    ) -> Self:
         """Load a folder whose files are already trusted. Raises WeightsError when they do not fit together."""
         torch_dtype: torch.dtype = getattr(torch, dtype)
         parts = load_components(folder, device=device, dtype=torch_dtype)
-        return cls(parts, device=device, dtype=torch_dtype, cache_bytes=cache_bytes)
+        return cls(parts, device=device, dtype=torch_dtype, cache_bytes=cache_bytes, acceleration=acceleration)
 
     def new_sampler(self, class_name: str, options: Mapping[str, Any]) -> Any:  # noqa: ANN401 - their classes are unrelated
         """Return a diffusers scheduler of the base's configuration with ``options`` changed; one per request."""
@@ -120,11 +140,24 @@ class InstantIDModel:
 
     @torch.inference_mode()
     def decode(self, latents: torch.Tensor) -> NDArray[np.uint8]:
-        """Decode latents (n, channels, h, w) to RGB pictures (n, H, W, 3) uint8."""
-        vae = self._parts.vae
-        pixels = vae.decode(latents.to(vae.dtype) / vae.config.scaling_factor, return_dict=False)[0]
-        scaled = (pixels.float() / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).cpu().numpy()
-        if not np.isfinite(scaled).all():
-            raise NonFiniteOutputError("the VAE decoded to NaN; this precision is too low for it")
-        rounded: NDArray[np.uint8] = (scaled * 255).round().astype(np.uint8)
-        return rounded
+        """Decode latents (n, channels, h, w) to RGB pictures (n, H, W, 3) uint8.
+
+        A VAE in half precision that overflows is run again in float32. Raises NonFiniteOutputError when that does not
+        help either.
+        """
+        pixels = _decoded(self._parts.vae, latents)
+        if not torch.isfinite(pixels).all() and self._parts.vae.dtype != torch.float32:
+            if self._safe_vae is None:
+                self._safe_vae = copy.deepcopy(self._parts.vae).float()
+            pixels = _decoded(self._safe_vae, latents)
+        if not torch.isfinite(pixels).all():
+            raise NonFiniteOutputError("the VAE decoded to NaN")
+        # On the device, so that a quarter of the bytes has to be copied.
+        eight_bit = ((pixels.float() / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
+        pictures: NDArray[np.uint8] = eight_bit.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+        return pictures
+
+
+def _decoded(vae: Any, latents: torch.Tensor) -> torch.Tensor:  # noqa: ANN401 - diffusers ships no types
+    pixels: torch.Tensor = vae.decode(latents.to(vae.dtype) / vae.config.scaling_factor, return_dict=False)[0]
+    return pixels

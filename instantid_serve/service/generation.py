@@ -34,6 +34,7 @@ class Finished:
 
     pixels: Any = dataclasses.field(repr=False)
     stats: PictureStats
+    precision: str = ""
 
 
 class Stages(Protocol):
@@ -75,6 +76,8 @@ def requests_for(job: Job, subject: Subject) -> list[Request]:
             identitynet_strength=spec.identitynet_strength,
             identitynet_start=spec.identitynet_start,
             identitynet_end=spec.identitynet_end,
+            exact=spec.exact,
+            scope=job.tenant,
         )
         for index in range(spec.count)
     ]

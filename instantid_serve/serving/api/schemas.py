@@ -51,6 +51,10 @@ class GenerationFields(BaseModel):
     identitynet_end: _Fraction = _DEFAULT.identitynet_end
     output_format: ImageFormat = _DEFAULT.output_format
     quality: Annotated[int, Field(ge=1, le=100)] = _DEFAULT.quality
+    exact: bool = Field(
+        _DEFAULT.exact,
+        description="The same request gives the same bits, whoever shares its batches (on the same kind of machine).",
+    )
 
     @field_validator("prompt")
     @classmethod
@@ -131,6 +135,7 @@ class ImageOut(BaseModel):
     sha256: str
     size_bytes: int
     media_type: str
+    precision: str
     stats: dict[str, float]
 
 

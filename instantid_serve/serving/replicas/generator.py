@@ -62,7 +62,7 @@ class Generator:
                     told_s = time.monotonic()
                     yield progress
             picture = future.result()
-            yield Finished(ray.put(picture.pixels), picture.stats)
+            yield Finished(ray.put(picture.pixels), picture.stats, picture.precision)
         finally:
             self._engine.cancel(request.id)
 

@@ -47,5 +47,6 @@ class Publisher:
             width=pixels.shape[1],
             height=pixels.shape[0],
             seed=seed,
+            precision=finished.precision,
             stats=dataclasses.asdict(finished.stats),
         )

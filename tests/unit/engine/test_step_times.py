@@ -1,5 +1,7 @@
 """The step-time table: what it estimates from what was measured, and where it puts the cap."""
 
+import json
+
 import pytest
 
 from instantid_serve.engine.request import ShapeKey
@@ -63,3 +65,12 @@ def test_the_knee_compares_the_best_that_each_size_was_seen_to_do():
     times = measured([(2, 0.1), (16, 0.3)] * ENOUGH + [(16, 9.0)] * (SAMPLES - 1))
 
     assert times.knee(KEY, 16) == 16
+
+
+def test_the_table_is_the_same_after_it_was_written_and_read():
+    times = measured([(2, 0.1), (4, 0.15)] * ENOUGH)
+
+    read = StepTimes.from_json(json.loads(json.dumps(times.to_json())))
+
+    assert read.to_json() == times.to_json()
+    assert read.knee(KEY, 4) == times.knee(KEY, 4)

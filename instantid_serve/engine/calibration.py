@@ -1,0 +1,83 @@
+"""Measures how long steps of each size take before the first request does, so that the knee is known from the start."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import time
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+
+from instantid_serve.engine.request import ShapeKey
+from instantid_serve.engine.runner import Runner
+from instantid_serve.engine.step_times import ENOUGH, StepTimes
+from instantid_serve.messages import Request
+
+log = logging.getLogger(__name__)
+
+# Eyes, nose and mouth corners of nobody in particular, as fractions of the picture's sides.
+_LANDMARKS = np.array([(0.35, 0.4), (0.65, 0.4), (0.5, 0.55), (0.4, 0.7), (0.6, 0.7)], np.float32)
+
+
+def stand_in(name: str, width: int, height: int, *, steps: int, guided: bool = True) -> Request:
+    """A request that asks for a picture of nobody, for what must be measured or warmed up."""
+    face = np.random.default_rng(0).standard_normal(512).astype(np.float32)
+    landmarks = _LANDMARKS * np.array([width, height], np.float32)
+    guidance = 5.0 if guided else 1.0
+    return Request(name, "warm up", 0, width, height, face, landmarks, steps=steps, guidance_scale=guidance)
+
+
+def row_counts(max_rows: int) -> list[int]:
+    """The batch sizes that are measured: 1, 2, 4 and so on, and the largest."""
+    powers = itertools.takewhile(lambda rows: rows < max_rows, (1 << n for n in itertools.count()))
+    return [*powers, max_rows]
+
+
+def calibrate(
+    runner: Runner,
+    times: StepTimes,
+    width: int,
+    height: int,
+    max_rows: int,
+    clock: Callable[[], float] = time.monotonic,
+) -> int:
+    """Measure steps of up to ``max_rows`` rows at one picture size into ``times``.
+
+    Returns the most rows that the device's memory holds: fewer than ``max_rows`` where a larger batch did not fit.
+    """
+    fitting = 0
+    for rows in row_counts(max_rows):
+        try:
+            for key, seconds in _measured(runner, width, height, rows, clock):
+                times.record(key, rows, seconds)
+        except torch.OutOfMemoryError:
+            log.warning("a batch of %d rows at %dx%d does not fit into memory", rows, width, height)
+            if not fitting:
+                raise
+            return fitting
+        fitting = rows
+    return fitting
+
+
+def rehearse(runner: Runner, width: int, height: int, rows: int) -> None:
+    """Run one step of that size: from then on the device's memory has room for it."""
+    for _ in itertools.islice(_measured(runner, width, height, rows, time.monotonic), 1):
+        pass
+
+
+def _measured(
+    runner: Runner, width: int, height: int, rows: int, clock: Callable[[], float]
+) -> Iterator[tuple[ShapeKey, float]]:
+    steps = ENOUGH + 1  # the first one also chooses kernels, compiles and records
+    requests = [stand_in(f"pair {n}", width, height, steps=steps) for n in range(rows // 2)]
+    requests += [stand_in("single", width, height, steps=steps, guided=False)] * (rows % 2)
+    states = [runner.prepare(request) for request in requests]
+    for step in range(steps):
+        began_s = clock()
+        if errors := runner.step(states):
+            raise next(iter(errors.values()))
+        runner.wait()
+        if step:
+            yield states[0].key, clock() - began_s
