@@ -127,6 +127,25 @@ class PictureStats:
     steps: int
     mean_batch_rows: float
     max_batch_rows: int
+    moves: int = 0  # times it went on in another engine; its seconds before that are not counted
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class Checkpoint:
+    """A request between two steps: with its Request, all that another engine needs to go on with the same bits.
+
+    ``step``: steps done. ``latents``: (1, channels, h, w) float32. ``sampler``: what changed on the sampler since its
+    timesteps were set, as numbers, arrays and lists. ``noise``: the state of the request's random generator. The rest
+    is statistics. A few hundred kilobytes at 1024 pixels.
+    """
+
+    step: int
+    latents: NDArray[np.float32] = dataclasses.field(repr=False)
+    sampler: Mapping[str, Any] = dataclasses.field(repr=False)
+    noise: NDArray[np.uint8] = dataclasses.field(repr=False)
+    row_steps: int = 0
+    max_batch_rows: int = 0
+    moves: int = 0
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)

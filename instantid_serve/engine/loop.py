@@ -17,7 +17,7 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from instantid_serve.engine.request import Entry, StepReport
 from instantid_serve.engine.runner import Runner, State
 from instantid_serve.engine.scheduler import Scheduler
-from instantid_serve.engine.ticket import OnProgress, Ticket, named
+from instantid_serve.engine.ticket import HandedOver, OnProgress, Ticket, named
 from instantid_serve.errors import (
     CanceledError,
     DeadlineError,
@@ -25,7 +25,7 @@ from instantid_serve.errors import (
     GenerationFailedError,
     InstantIDError,
 )
-from instantid_serve.messages import Picture, Request
+from instantid_serve.messages import Checkpoint, Picture, Request
 
 log = logging.getLogger(__name__)
 Message = Callable[[], None]
@@ -55,7 +55,7 @@ class Engine:
         self._waiting: deque[Ticket] = deque()
         self._tickets: dict[str, Ticket] = {}
         self._resident = 0
-        self._closing = self._deaf = False
+        self._closing = self._deaf = self._handing_over = False
         self._gate = threading.Lock()
         self._step_began_s: float | None = None
         self._thread = threading.Thread(target=self._run, name="engine-device", daemon=True)
@@ -66,12 +66,15 @@ class Engine:
         """Start the device thread."""
         self._thread.start()
 
-    def submit(self, request: Request, on_progress: OnProgress | None = None) -> Future[Picture]:
+    def submit(
+        self, request: Request, on_progress: OnProgress | None = None, checkpoint: Checkpoint | None = None
+    ) -> Future[Picture]:
         """Queue a request. Its future fails with one of our errors, and canceling it cancels the request.
 
+        With ``checkpoint`` it goes on from there. After :meth:`hand_over` its future raises HandedOver.
         ``on_progress`` runs on the device thread: it must return at once.
         """
-        ticket = Ticket(request, on_progress, self._clock())
+        ticket = Ticket(request, on_progress, self._clock(), checkpoint)
         ticket.future.add_done_callback(lambda future: self._given_up(ticket) if future.cancelled() else None)
         self._send(lambda: self._take_in(ticket))
         return ticket.future
@@ -80,6 +83,13 @@ class Engine:
         """Drop a request before the next step; its future raises CanceledError. Unknown ids are ignored."""
         error = CanceledError("the request was canceled")
         self._send(lambda: self._drop(request_id, error))
+
+    def hand_over(self) -> None:
+        """From the next step boundary on, end every request that has steps to run with HandedOver, and take in none.
+
+        Returns at once; pictures that are being decoded are finished.
+        """
+        self._send(self._hand_over)
 
     def _given_up(self, ticket: Ticket) -> None:
         """Drop the request whose future was canceled; one that was refused must not take its namesake along."""
@@ -150,6 +160,8 @@ class Engine:
     def _take_in(self, ticket: Ticket) -> None:
         if self._closing:
             ticket.settle(EngineStoppedError("the engine is stopping"))
+        elif self._handing_over:
+            ticket.settle(HandedOver(None))
         elif ticket.request.id in self._tickets:
             ticket.settle(GenerationFailedError(f"request {ticket.request.id} is already here"))
         else:
@@ -168,7 +180,7 @@ class Engine:
         """Runs on the prepare thread; hands the result back through the inbox."""
         began_s = self._clock()
         try:
-            state = self._runner.prepare(ticket.request)
+            state = self._runner.prepare(ticket.request, ticket.checkpoint)
         except Exception as error:  # noqa: BLE001 - whatever a request's preparation raises is that request's
             failure = named(error)
             self._send(lambda: self._retire(ticket, failure))
@@ -183,7 +195,8 @@ class Engine:
             return
         ticket.state = state
         key = self._runner.shape_key(request)
-        self._scheduler.add(Entry(request, key, state.steps, ticket.submitted_s))
+        done = ticket.checkpoint.step if ticket.checkpoint else 0
+        self._scheduler.add(Entry(request, key, state.steps, ticket.submitted_s, done))
 
     def _step(self, batch: list[Entry]) -> None:
         began_s = self._step_began_s = self._clock()
@@ -244,12 +257,29 @@ class Engine:
             self._free_place()
         self._settle(ticket, error)
 
+    def _hand_over(self) -> None:
+        self._handing_over = True
+        for ticket in list(self._tickets.values()):
+            if ticket.state is None:  # waits or is being prepared: _admit and _join see that it is gone
+                self._settle(ticket, HandedOver(None))
+            elif entry := self._scheduler.remove(ticket.request.id):  # else it is being decoded, and ends here
+                self._free_place()
+                self._settle(ticket, self._interrupted(ticket, ticket.state, entry.steps_done))
+
+    def _interrupted(self, ticket: Ticket, state: State, steps_done: int) -> HandedOver | InstantIDError:
+        if steps_done == (ticket.checkpoint.step if ticket.checkpoint else 0):
+            return HandedOver(None)
+        try:
+            return ticket.interrupted(self._runner.checkpoint(state))
+        except Exception as error:  # noqa: BLE001 - whatever one sampler holds must not touch its neighbours
+            return named(error)
+
     def _retire(self, ticket: Ticket, outcome: Picture | InstantIDError) -> None:
         """End a request that left another thread: only now is its place free, so finished ones cannot pile up."""
         self._free_place()
         self._settle(ticket, outcome)
 
-    def _settle(self, ticket: Ticket, outcome: Picture | InstantIDError) -> None:
+    def _settle(self, ticket: Ticket, outcome: Picture | InstantIDError | HandedOver) -> None:
         if self._tickets.get(ticket.request.id) is not ticket:
             return
         del self._tickets[ticket.request.id]

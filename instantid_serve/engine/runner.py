@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from instantid_serve.engine.request import ShapeKey
 from instantid_serve.errors import NonFiniteOutputError
 from instantid_serve.landmarks import draw_landmarks
-from instantid_serve.messages import Request
+from instantid_serve.messages import Checkpoint, Request
 
 Residuals = tuple[list[torch.Tensor], torch.Tensor]
 
@@ -84,6 +84,7 @@ class State:
     hint: torch.Tensor
     time_ids: torch.Tensor
     identitynet_strengths: list[float]  # one per step: 0 outside the request's window
+    generator: torch.Generator
     step: int = 0
 
     @property
@@ -108,8 +109,8 @@ class Runner:
         return ShapeKey(request.height // scale, request.width // scale)
 
     @torch.inference_mode()
-    def prepare(self, request: Request) -> State:
-        """Encode everything that stays the same over the request's steps, and draw its noise."""
+    def prepare(self, request: Request, checkpoint: Checkpoint | None = None) -> State:
+        """Encode what stays the same over the request's steps, and draw its noise or go on from ``checkpoint``."""
         model, guided = self._model, request.rows == 2  # noqa: PLR2004 - conditional and unconditional
         sampler = model.new_sampler(request.sampler, request.sampler_options)
         sampler.set_timesteps(request.steps, device=model.device)
@@ -122,10 +123,11 @@ class Runner:
             (1, model.latent_channels, key.latent_height, key.latent_width), generator=generator, device=model.device
         )
         size = (request.height, request.width)
-        return State(
+        state = State(
             request=request,
             sampler=sampler,
             step_kwargs=_step_kwargs(sampler, generator),
+            generator=generator,
             latents=noise * sampler.init_noise_sigma,
             text=torch.stack([t.tokens for t in texts]),
             pooled=torch.stack([t.pooled for t in texts]),
@@ -134,6 +136,25 @@ class Runner:
             hint=self._hint(request).expand(request.rows, -1, -1, -1),
             time_ids=torch.tensor([[*size, 0, 0, *size]] * request.rows, device=model.device, dtype=torch.float32),
             identitynet_strengths=_window(request, len(sampler.timesteps)),
+        )
+        if checkpoint:
+            state.step = checkpoint.step
+            state.latents = torch.tensor(checkpoint.latents, device=model.device)
+            generator.set_state(torch.tensor(checkpoint.noise))
+            vars(sampler).update({name: _tensors(v, model.device) for name, v in checkpoint.sampler.items()})
+        return state
+
+    def checkpoint(self, state: State) -> Checkpoint:
+        """Copy what the request's steps have changed so far."""
+        fresh = self._model.new_sampler(state.request.sampler, state.request.sampler_options)
+        fresh.set_timesteps(state.request.steps, device=self._model.device)
+        before = vars(fresh)
+        changed = {n: v for n, v in vars(state.sampler).items() if n not in before or not _same(v, before[n])}
+        return Checkpoint(
+            step=state.step,
+            latents=state.latents.cpu().numpy().copy(),
+            sampler={name: _arrays(value) for name, value in changed.items()},
+            noise=state.generator.get_state().numpy().copy(),
         )
 
     @torch.inference_mode()
@@ -219,6 +240,26 @@ def _step_kwargs(sampler: Any, generator: torch.Generator) -> dict[str, Any]:  #
     """Return what this sampler's `step` takes beyond the common arguments, as diffusers' pipelines hand it over."""
     taken = inspect.signature(sampler.step).parameters
     return {name: value for name, value in (("generator", generator), ("eta", 0.0)) if name in taken}
+
+
+def _same(left: Any, right: Any) -> bool:  # noqa: ANN401 - whatever a sampler keeps
+    if isinstance(left, torch.Tensor) and isinstance(right, torch.Tensor):
+        return left.shape == right.shape and left.dtype == right.dtype and torch.equal(left, right)
+    if isinstance(left, list) and isinstance(right, list):
+        return len(left) == len(right) and all(map(_same, left, right))
+    return type(left) is type(right) and bool(np.all(left == right))
+
+
+def _arrays(value: Any) -> Any:  # noqa: ANN401 - whatever a sampler keeps
+    if isinstance(value, torch.Tensor):
+        return value.cpu().numpy().copy()
+    return [_arrays(item) for item in value] if isinstance(value, list) else value
+
+
+def _tensors(value: Any, device: torch.device) -> Any:  # noqa: ANN401 - whatever a sampler keeps
+    if isinstance(value, np.ndarray):
+        return torch.tensor(value, device=device)
+    return [_tensors(item, device) for item in value] if isinstance(value, list) else value
 
 
 def _window(request: Request, steps: int) -> list[float]:

@@ -4,16 +4,30 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import typing
 from collections.abc import Callable
 from concurrent.futures import Future
 
 from instantid_serve.engine.request import Entry
-from instantid_serve.engine.runner import State
 from instantid_serve.errors import GenerationFailedError, InstantIDError
-from instantid_serve.messages import Picture, PictureStats, Progress, Request
+from instantid_serve.messages import Checkpoint, Picture, PictureStats, Progress, Request
+
+if typing.TYPE_CHECKING:  # not at run time: who only wants to catch HandedOver does without torch
+    from instantid_serve.engine.runner import State
 
 log = logging.getLogger(__name__)
 OnProgress = Callable[[Progress], None]
+
+
+class HandedOver(Exception):  # noqa: N818 - not an error: the request goes on elsewhere
+    """The engine let go of a request between two steps, because its replica is being stopped.
+
+    ``checkpoint`` is where it stood; None when it had not taken a step here, and starts as it came.
+    """
+
+    def __init__(self, checkpoint: Checkpoint | None) -> None:
+        super().__init__("the engine handed the request over")
+        self.checkpoint = checkpoint
 
 
 @dataclasses.dataclass(slots=True, eq=False)
@@ -23,12 +37,19 @@ class Ticket:
     request: Request
     on_progress: OnProgress | None
     submitted_s: float
+    checkpoint: Checkpoint | None = None  # where it goes on, when it comes from another engine
     future: Future[Picture] = dataclasses.field(default_factory=Future)
     state: State | None = None
     prepare_s: float = 0.0
     first_step_s: float | None = None
     row_steps: int = 0
     max_batch_rows: int = 0
+    moves: int = 0
+
+    def __post_init__(self) -> None:
+        if self.checkpoint:
+            self.row_steps, self.max_batch_rows = self.checkpoint.row_steps, self.checkpoint.max_batch_rows
+            self.moves = self.checkpoint.moves
 
     def moved(self, entry: Entry, batch_rows: int, began_s: float) -> None:
         """Count a step that ran in a batch of ``batch_rows`` rows, and tell the caller."""
@@ -55,9 +76,17 @@ class Ticket:
             steps=steps,
             mean_batch_rows=self.row_steps / steps,
             max_batch_rows=self.max_batch_rows,
+            moves=self.moves,
         )
 
-    def settle(self, outcome: Picture | InstantIDError) -> None:
+    def interrupted(self, checkpoint: Checkpoint) -> HandedOver:
+        """The end of a request that goes on elsewhere from ``checkpoint``."""
+        told = dataclasses.replace(
+            checkpoint, row_steps=self.row_steps, max_batch_rows=self.max_batch_rows, moves=self.moves + 1
+        )
+        return HandedOver(told)
+
+    def settle(self, outcome: Picture | InstantIDError | HandedOver) -> None:
         """Give the caller the picture or the error, and let go of the tensors."""
         self.state = None
         if not self.future.set_running_or_notify_cancel():

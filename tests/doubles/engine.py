@@ -9,7 +9,7 @@ from instantid_serve.engine.loop import Engine
 from instantid_serve.engine.request import ShapeKey
 from instantid_serve.engine.scheduler import Scheduler
 from instantid_serve.errors import NonFiniteOutputError
-from instantid_serve.messages import Request
+from instantid_serve.messages import Checkpoint, Request
 from instantid_serve.verify import InlineExecutor
 
 
@@ -32,11 +32,14 @@ class CountingRunner:
     def shape_key(self, request):
         return ShapeKey(request.height // 8, request.width // 8)
 
-    def prepare(self, request):
+    def prepare(self, request, checkpoint=None):
         self.prepared.append(request.id)
         if request.prompt == "bad prepare":
             raise ValueError("this prompt cannot be prepared")
-        return CountingState(request, request.steps)
+        return CountingState(request, request.steps, checkpoint.step if checkpoint else 0)
+
+    def checkpoint(self, state):
+        return Checkpoint(state.step, np.zeros((1, 4, 8, 8), np.float32), {}, np.zeros(1, np.uint8))
 
     def step(self, states):
         self.gate.wait(10)
