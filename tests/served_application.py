@@ -107,22 +107,25 @@ def serve_with(cluster, miniature_folder, astronaut, tmp_path_factory):
 
     now = {}
 
-    def served(results=None, *, model_folder=miniature_folder):
-        key = json.dumps([results, str(model_folder)])
+    def served(results=None, *, model_folder=miniature_folder, engine=None):
+        key = json.dumps([results, str(model_folder), engine])
         if key not in now:
             for config in now.values():
                 serve.delete(config.application.name)
             now.clear()
-            now[key] = config = ServeConfig.load(LOCAL, port=cluster, overrides=settings_for(results, model_folder))
+            now[key] = config = ServeConfig.load(
+                LOCAL, port=cluster, overrides=settings_for(results, model_folder, engine)
+            )
             up.deploy(config)
             up.wait_until_ready(config, deadline_s=120)
         return Served(now[key], astronaut)
 
-    def settings_for(results, model_folder):
+    def settings_for(results, model_folder, engine):
         folder = tmp_path_factory.mktemp("served")
         return {
             **SETTINGS,
             "model": {"folder": str(model_folder)},
+            "engine": engine or {},
             "database": {"url": f"sqlite:///{folder / 'jobs.sqlite3'}"},
             "results": results or {"kind": "folder", "folder": str(folder / "results")},
         }

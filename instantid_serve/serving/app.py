@@ -34,7 +34,9 @@ def build(args: dict[str, Any]) -> Application:
     Settings.load(args)
     analyzer = _deployment(FaceAnalyzer, num_cpus=0.4, max_ongoing_requests=4)
     # More calls than the engine holds: the dispatcher's own limit decides, and a health question still gets through.
-    generator = _deployment(Generator, num_cpus=1.0, max_ongoing_requests=64, graceful_shutdown_timeout_s=60)
+    # One that is stopped hands its requests over at once, and Serve looks every wait loop whether that is done.
+    shutdown = {"graceful_shutdown_timeout_s": 60, "graceful_shutdown_wait_loop_s": 0.5}
+    generator = _deployment(Generator, num_cpus=1.0, max_ongoing_requests=64, **shutdown)
     publisher = _deployment(Publisher, num_cpus=0.2, max_ongoing_requests=8)
     dispatcher = _deployment(Dispatcher, num_cpus=0.2, max_ongoing_requests=100, graceful_shutdown_timeout_s=30)
     api = _deployment(serve.ingress()(Api), num_cpus=0.2, max_ongoing_requests=256)
