@@ -4,23 +4,27 @@ from pathlib import Path
 
 from instantid_serve.serving import app
 from instantid_serve.serving.replicas import generator
-from instantid_serve.settings import Settings
 
 
 class Generator(generator.Generator):
-    """Appends a line with the number of requests to a file after every step, its warm-up's not counted."""
+    """Appends a line with the number of requests to a file after every step, those of its warm-up apart."""
+
+    _warm = False
 
     def __init__(self, args):
         super().__init__(args)
-        path = steps_file(Settings.load(dict(args)).results.folder)
-        report = self._engine._on_step
+        self._warm = True
+
+    def _opened(self, settings, on_step):
+        path = steps_file(settings.results.folder)
 
         def stepped(step):
-            with path.open("a") as file:
-                file.write(f"{step.requests}\n")
-            report(step)
+            if self._warm:
+                with path.open("a") as file:
+                    file.write(f"{step.requests}\n")
+            on_step(step)
 
-        self._engine._on_step = stepped
+        return super()._opened(settings, stepped)
 
 
 def steps_file(results_folder):

@@ -7,7 +7,7 @@ import dataclasses
 import threading
 import time
 import uuid
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from concurrent.futures import Future
 from typing import Any
 
@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from instantid_serve import sizing
+from instantid_serve.engine.loop import Engine
+from instantid_serve.engine.request import StepReport
 from instantid_serve.engine.ticket import HandedOver
 from instantid_serve.errors import EngineStoppedError, OverloadedError
 from instantid_serve.messages import Checkpoint, Picture, Progress, Request
@@ -33,17 +35,21 @@ class Generator:
     def __init__(self, args: Mapping[str, Any]) -> None:
         log_as_serve_does()
         settings = Settings.load(dict(args))
-        provide(settings.model)
-        # Here, because whoever builds the application imports this class, and torch and diffusers are ten seconds.
-        from instantid_serve.serving.replicas.engine import open_engine  # noqa: PLC0415
-
         self._stuck_step_s = settings.engine.stuck_step_s
-        self._engine = open_engine(settings, EngineMetrics().stepped)
+        self._engine = self._opened(settings, EngineMetrics().stepped)
         self._engine.start()
         side, _ = sizing.default_size((1, 1), settings.limits.native_side)
         self._engine.submit(_warm_up(side)).result(settings.engine.warm_up_timeout_s)
         self._closed = threading.Event()
         when_stopped(self._engine.hand_over, self._closed)
+
+    def _opened(self, settings: Settings, on_step: Callable[[StepReport], None]) -> Engine:
+        """The engine over the model that the settings name."""
+        provide(settings.model)
+        # Here, because whoever builds the application imports this class, and torch and diffusers are ten seconds.
+        from instantid_serve.serving.replicas.engine import open_engine  # noqa: PLC0415
+
+        return open_engine(settings, on_step)
 
     async def ping(self) -> None:
         """Answer: this replica is warm."""
