@@ -11,13 +11,13 @@ import math
 import queue
 import threading
 import time
+import typing
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 
 from instantid_serve.engine.admission import Admission
 from instantid_serve.engine.decoding import Decoder
 from instantid_serve.engine.request import Entry, StepReport
-from instantid_serve.engine.runner import Runner, State
 from instantid_serve.engine.scheduler import Scheduler
 from instantid_serve.engine.ticket import HandedOver, OnProgress, Ticket, named
 from instantid_serve.errors import (
@@ -29,6 +29,9 @@ from instantid_serve.errors import (
     InvalidRequestError,
 )
 from instantid_serve.messages import Checkpoint, Picture, Request
+
+if typing.TYPE_CHECKING:  # not at run time: the loop knows no tensors, and who runs another runner needs no torch
+    from instantid_serve.engine.runner import Runner, State
 
 log = logging.getLogger(__name__)
 Message = Callable[[], None]

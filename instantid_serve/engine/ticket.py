@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import typing
 from collections.abc import Callable
 from concurrent.futures import Future
 
 from instantid_serve.engine.request import Entry
-from instantid_serve.engine.runner import State
 from instantid_serve.errors import GenerationFailedError, InstantIDError
 from instantid_serve.messages import Checkpoint, Picture, PictureStats, Progress, Request
+
+if typing.TYPE_CHECKING:  # not at run time: who only wants to catch HandedOver does without torch
+    from instantid_serve.engine.runner import State
 
 log = logging.getLogger(__name__)
 OnProgress = Callable[[Progress], None]
