@@ -27,7 +27,7 @@ from instantid_serve.errors import NonFiniteOutputError
 from instantid_serve.landmarks import draw_landmarks
 from instantid_serve.messages import Checkpoint, Request
 
-SHAPES = 8  # shapes whose buffers are kept; the one not used for longest goes first
+SHAPES = 4  # shapes whose buffers are kept; the one not used for longest goes first
 _serials = itertools.count()
 
 Observer = Callable[[str, int, NDArray[np.float32]], None]
@@ -89,6 +89,12 @@ class Runner:
     def precision(self) -> str:
         """What the model computes in, as results declare it."""
         return self._model.precision
+
+    @property
+    def reserve_bytes(self) -> int:
+        """What the buffers of further shapes may come to take, going by the largest so far."""
+        largest = max((buffers.nbytes for buffers in self._buffers.values()), default=0)
+        return largest * (SHAPES - len(self._buffers))
 
     def shape_key(self, request: Request) -> ShapeKey:
         """Return the key under which the request's rows may share a step with others."""
