@@ -45,8 +45,7 @@ def measure(run: Run) -> None:
     steps = run.parameter("steps", full=30, quick=4)
     few_steps = run.parameter("steps with a slow store", full=12, quick=4)
     upload_s = run.parameter("upload_s", full=0.5, quick=0.1)
-    run.parameters |= {"rows": ROWS, "measured pictures": 3 * BATCH}
-    # One waits while four run and some are prepared: more would only lengthen the queue inside.
+    run.parameters |= {"rows": ROWS, "measured pictures": 2 * BATCH}
     engine = {"max_batch_rows": ROWS, "max_resident_requests": 16}
     with served.application({"engine": engine}) as application:
         application.make([form(number, side_px, 1) for number in range(BATCH)])  # the photo is known from here on
@@ -78,14 +77,14 @@ def conclude(run: Run) -> None:
 
 
 def through_serve(application: served.Application, side_px: int, steps: int, repetition: int) -> float:
-    """Pictures per second of three full batches in the middle of five."""
+    """Pictures per second of two full batches in the middle of four."""
     first = 1000 * (repetition + 1)
-    return middle_rate(application.make([form(first + n, side_px, steps) for n in range(5 * BATCH)]))
+    return middle_rate(application.make([form(first + n, side_px, steps) for n in range(4 * BATCH)]))
 
 
 def middle_rate(done_s: Sequence[float]) -> float:
     """Leave out the first batch, which nobody else's steps preceded, and the last, which runs out."""
-    return 3 * BATCH / (done_s[4 * BATCH - 1] - done_s[BATCH - 1])
+    return 2 * BATCH / (done_s[3 * BATCH - 1] - done_s[BATCH - 1])
 
 
 def form(number: int, side_px: int, steps: int) -> dict[str, Any]:
@@ -114,14 +113,14 @@ def inline(side_px: int, steps: int, upload_s: float) -> float:
     runner.upload_s = upload_s
     done_s: list[float] = []
     engine = Engine(runner, engines.scheduler(ROWS), max_resident_requests=16, decode_on=InlineExecutor())
-    futures = [engine.submit(request_of(n, side_px, steps)) for n in range(4 * BATCH)]
+    futures = [engine.submit(request_of(n, side_px, steps)) for n in range(3 * BATCH)]
     for future in futures:
         future.add_done_callback(lambda _: done_s.append(time.monotonic()))
     engine.start()
     for future in futures:
         future.result()
     engine.close()
-    return 2 * BATCH / (done_s[3 * BATCH - 1] - done_s[BATCH - 1])
+    return middle_rate(done_s)
 
 
 if __name__ == "__main__":

@@ -53,7 +53,9 @@ class TimedRunner:
 
 
 class Generator(generator.Generator):
-    """The service's own, over the timed model."""
+    """The service's own, over the timed model. It tells of every step, because steps are what is counted."""
+
+    progress_every_s = 0.0
 
     def _opened(self, settings: Settings, on_step: Callable[[StepReport], None]) -> Engine:
         runner: Any = TimedRunner()
