@@ -131,7 +131,7 @@ class _Inbox:
         self._loop = asyncio.get_running_loop()
         self._news = asyncio.Event()
         self._every_s = progress_every_s
-        self._told_s = 0.0
+        self._told_s = -float("inf")
         self._progress: Progress | None = None
         self._done = False
 
