@@ -50,8 +50,12 @@ def measure(run: Run) -> None:
     with served.application({"engine": engine}) as application:
         application.make([form(number, side_px, 1) for number in range(BATCH)])  # the photo is known from here on
         for repetition, name in run.interleaved((SERVED, BARE), repetitions):
-            rate = through_serve(application, side_px, steps, repetition) if name == SERVED else bare(side_px, steps)
+            with served.Company() as others:
+                rate = (
+                    through_serve(application, side_px, steps, repetition) if name == SERVED else bare(side_px, steps)
+                )
             run.record(f"{name} pictures/s", rate, "pictures/s")
+            run.record(f"{name}: other programs", others.cores, "cores")
         application.upload_takes(upload_s)
         for repetition, name in run.interleaved((SLOW, INLINE), repetitions):
             if name == SLOW:
