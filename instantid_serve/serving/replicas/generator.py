@@ -26,11 +26,13 @@ from instantid_serve.serving.stop_notice import when_stopped
 from instantid_serve.serving.telemetry import EngineMetrics, log_as_serve_does
 from instantid_serve.settings import Settings
 
-_PROGRESS_EVERY_S = 0.1  # the dispatcher writes progress once a second; a message per step would only cost
-
 
 class Generator:
     """Owns a device: one engine over one loaded model. It takes calls only after a real warm-up picture."""
+
+    # As often as the dispatcher writes it down. A message costs this process and the dispatcher a millisecond each, and
+    # while this one sends it, the device thread waits for the interpreter.
+    progress_every_s = 0.5
 
     def __init__(self, args: Mapping[str, Any]) -> None:
         log_as_serve_does()
@@ -70,15 +72,12 @@ class Generator:
         if not self._engine.alive:  # the health check ends this replica; until then it must not use up a job's attempts
             raise OverloadedError("this generator is being replaced")
         request = _own(request)
-        inbox = _Inbox()
+        inbox = _Inbox(self.progress_every_s)
         try:
             future = self._engine.submit(request, inbox.progressed, checkpoint)
             future.add_done_callback(inbox.done)
-            told_s = 0.0
             while (progress := await inbox.next()) is not None:
-                if time.monotonic() - told_s >= _PROGRESS_EVERY_S:
-                    told_s = time.monotonic()
-                    yield progress
+                yield progress
             try:
                 picture = future.result()
             except HandedOver as handed_over:
@@ -119,16 +118,21 @@ def _own(request: Request) -> Request:
 
 
 class _Inbox:
-    """The newest news of one request, from the engine's threads to the event loop."""
+    """The news of one request, from the engine's threads to the event loop; progress only now and then."""
 
-    def __init__(self) -> None:
+    def __init__(self, progress_every_s: float) -> None:
         self._loop = asyncio.get_running_loop()
         self._news = asyncio.Event()
+        self._every_s = progress_every_s
+        self._told_s = -float("inf")
         self._progress: Progress | None = None
         self._done = False
 
     def progressed(self, progress: Progress) -> None:
-        self._progress = progress
+        now_s = time.monotonic()
+        if now_s - self._told_s < self._every_s:
+            return  # here, because waking the loop costs the device thread more than the step's bookkeeping
+        self._told_s, self._progress = now_s, progress
         self._loop.call_soon_threadsafe(self._news.set)
 
     def done(self, _future: Future[Picture]) -> None:

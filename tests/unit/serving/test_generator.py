@@ -98,3 +98,11 @@ async def test_the_pixels_follow_the_message_that_the_picture_is_finished(genera
     assert isinstance(finished, Finished)
     assert finished.pixels is None
     assert pixels.shape == (64, 64, 3)
+
+
+async def test_progress_is_told_at_once_and_then_only_now_and_then(generator):
+    generator.progress_every_s = 3600.0
+
+    messages = [message async for message in generator.generate(request("r", steps=20))]
+
+    assert sum(isinstance(message, Progress) for message in messages) == 1
