@@ -127,7 +127,7 @@ class Engine:
         return self._admission.charged_bytes
 
     def step_age_s(self) -> float:
-        """Seconds since the step that runs now began; 0 between steps. A large value means the device hangs."""
+        """Seconds since the step that runs now began; 0 between steps. Large when the device hangs."""
         began = self._step_began_s
         return 0.0 if began is None else self._clock() - began
 
@@ -266,7 +266,8 @@ class Engine:
             self._decoder.put(ticket, ticket.state)
 
     def _decoded(self, ticket: Ticket, outcome: Picture | InstantIDError) -> None:
-        """Runs on the decode thread; hands the result back through the inbox."""
+        """Runs on the decode thread: the caller has the picture at once, the place is free before the next step."""
+        ticket.settle(outcome)
         self._send(lambda: self._retire(ticket, outcome))
 
     def _drop(self, request_id: str, error: InstantIDError) -> None:
