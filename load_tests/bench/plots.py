@@ -17,7 +17,9 @@ def color_of(name: str) -> str:
     return COLORS.get(name.split(maxsplit=1)[0], OTHER)
 
 
-def spread(figure: Figure, run: Run, metrics: Sequence[str], title: str) -> None:
+def spread(
+    figure: Figure, run: Run, metrics: Sequence[str], title: str, *, labels: Sequence[str] | None = None
+) -> None:
     """One panel of boxes with the raw samples as dots; all metrics are of one unit."""
     axes = figure.subplots()
     boxes = axes.boxplot([run.samples[m] for m in metrics], widths=0.4, showfliers=False, patch_artist=True)
@@ -27,7 +29,7 @@ def spread(figure: Figure, run: Run, metrics: Sequence[str], title: str) -> None
         axes.plot([at] * len(values), values, "o", ms=3, color=color_of(metric))
         axes.annotate(f"{run.median(metric):.3g}", (at + 0.24, run.median(metric)), va="center")
     unit = run.units[metrics[0]]
-    axes.set_xticks(range(1, len(metrics) + 1), [m.removesuffix(f" {unit}") for m in metrics])
+    axes.set_xticks(range(1, len(metrics) + 1), labels or [m.removesuffix(f" {unit}") for m in metrics])
     axes.set_ylim(bottom=0)
     axes.set_ylabel(unit)
     axes.set_title(title, loc="left")
