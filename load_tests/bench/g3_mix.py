@@ -17,8 +17,8 @@ from load_tests.bench.traffic import GUIDANCE_SCALES, SAMPLERS, make_request
 
 MEASURED = (
     "Saturated traffic (all queued at once) whose requests differ in guidance scale (one value is off), sampler, "
-    "steps, strengths and IdentityNet window, beside uniform traffic of as many pictures and row-steps, and beside the same "
-    "mixed requests under a guidance-keyed first-come-first-served policy in our engine (B2); one thread."
+    "steps, strengths and IdentityNet window, beside uniform traffic of as many pictures and row-steps, and beside "
+    "the same mixed requests under a guidance-keyed first-come-first-served policy in our engine (B2); one thread."
 )
 MORE_SAMPLERS = (*SAMPLERS, "EulerAncestralDiscreteScheduler")
 WINDOWS = ((0.0, 1.0), (0.0, 0.8), (0.2, 1.0), (0.1, 0.9), (0.0, 1.0))
