@@ -46,6 +46,10 @@ from load_tests.bench import surroundings
 
 RESULTS = Path(__file__).parents[1] / "results"
 DPI = 80
+ONE_THREAD = (
+    "Everything measured runs on one thread, so rates are by that thread's CPU time: what else runs on the machine "
+    "then hardly counts. Rates by the clock are in the samples."
+)
 
 Draw = Callable[[Figure], None]
 T = TypeVar("T")
@@ -216,11 +220,20 @@ def _document(goal: str, measured: str, run: Run, began: dt.datetime, wall_s: fl
         "commit": surroundings.commit(),
         "parameters": run.parameters,
         "thresholds": [dataclasses.asdict(t) for t in run.thresholds],
-        "summary": {m: {"unit": run.units[m], **spread(v)} for m, v in run.samples.items()},
+        "summary": {m: {"unit": run.units[m], **_rounded(spread(v))} for m, v in run.samples.items()},
         "notes": run.notes,
-        "samples": run.samples,
+        "samples": {m: [_significant(v) for v in values] for m, values in run.samples.items()},
         "raw": run.raw,
     }
+
+
+def _rounded(summary: dict[str, float]) -> dict[str, float]:
+    return {name: _significant(value) for name, value in summary.items()}
+
+
+def _significant(value: float) -> float:
+    """Six digits: more would only be noise."""
+    return value if isinstance(value, int) else float(f"{value:.6g}")
 
 
 def _tell(document: dict[str, Any]) -> None:
