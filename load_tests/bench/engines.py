@@ -37,8 +37,8 @@ def miniature_folder() -> Path:
 
 @functools.cache
 def miniature_model() -> InstantIDModel:
-    """Load the miniature once per process; it holds nothing of any request."""
-    return InstantIDModel.load(miniature_folder())
+    """Load the miniature once per process. It remembers no prompt and no face: every request does its own work."""
+    return InstantIDModel.load(miniature_folder(), cache_bytes=0)
 
 
 class WatchedScheduler:
