@@ -41,6 +41,12 @@ def miniature_model() -> InstantIDModel:
     return InstantIDModel.load(miniature_folder(), cache_bytes=0)
 
 
+@functools.cache
+def serving_model() -> InstantIDModel:
+    """Load the miniature as a replica does: prompts and faces that come again are remembered."""
+    return InstantIDModel.load(miniature_folder())
+
+
 class WatchedScheduler:
     """A scheduler that notes for every step how many rows were there to run, and how many ran."""
 

@@ -39,7 +39,9 @@ def _tail(run: Run) -> None:
     repetitions = run.parameter("repetitions", full=5, quick=1)
     load = run.parameter("load of B0", full=1.05, quick=1.05)
     run.parameter("B1: max_batch_size (requests)", full=8, quick=8)
-    engines.ours().run(requests_like_the_mix(2 if run.quick else 12, seed=0, side_px=32, divided_by=16))  # warm-up
+    serve_ours(
+        trace(seed=99, rate_per_s=8.0, duration_s=0.2 if run.quick else 2.0, side_px=32, divided_by=8)
+    )  # warm-up
     sample = requests_like_the_mix(30 if not run.quick else 2, seed=0, side_px=side_px, divided_by=divided_by)
     shortest = -(-8 // divided_by)
     rate_per_s = sequential_rate_per_s(plain, sample)

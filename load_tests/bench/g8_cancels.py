@@ -60,6 +60,7 @@ class FakeModel:
     """A model that computes nothing; its tensors are real."""
 
     device = torch.device("cpu")
+    precision = "float32"
     latent_channels, latent_scale = 4, 8
 
     def new_sampler(self, class_name: str, options: Mapping[str, Any]) -> FakeSampler:  # noqa: ARG002
@@ -191,6 +192,8 @@ class Storm:
 
     def _cancel(self, request: Request) -> None:
         runner = self.runner
+        while request.id not in self.futures:  # its step may come before `submit` returned
+            time.sleep(0)
         ended, begun = runner.ended, runner.begun  # in this order: a step between the two counts as one under way
         if self._draw.random() < 0.5:  # noqa: PLR2004 - a share
             self.engine.cancel(request.id)
@@ -200,17 +203,40 @@ class Storm:
 
 
 def measure(run: Run) -> None:
-    """One storm, then a look at what is left."""
-    count = run.parameter("cancels", full=10_000, quick=60)
+    """Storms, one after the other, and after each a look at what is left."""
+    count = run.parameter("cancels per storm", full=2_000, quick=60)
     run.parameter("steps of a request", full=STEPS, quick=STEPS)
-    storm = Storm(count, seed=1)
-    run.value("storm", storm.run(), "s")
-    _wasted(run, storm)
-    _left_behind(run, storm)
-    run.draw(lambda figure: _histogram(figure, run))
+    later: list[int] = []
+    for seed in range(run.parameter("storms", full=5, quick=1)):
+        print(f"  storm {seed + 1}", file=sys.stderr, flush=True)
+        storm = Storm(count, seed)
+        run.record("storm", storm.run(), "s")
+        later += _wasted(run, storm)
+        _left_behind(run, storm)
+    run.attach("steps begun after the cancel, how often", {str(n): later.count(n) for n in sorted(set(later))})
+    _claim(run)
+    run.draw(lambda figure: _bars(figure, run))
 
 
-def _wasted(run: Run, storm: Storm) -> None:
+def _claim(run: Run) -> None:
+    late = "steps begun after a cancel with its rows, p99"
+    run.require(late, at_most=1, every=True, claim="rows of a canceled request are free within, p99 in steps")
+    run.require(
+        "ours wasted steps per cancel", at_most=1, every=True, claim="steps run for nobody after a cancel, mean"
+    )
+    run.ratio("wasted row-steps, B0 / ours", "B0 wasted row-steps per cancel", "ours wasted row-steps per cancel")
+    run.require("wasted row-steps, B0 / ours", at_least=15, claim="row-steps run for nobody: B0 over ours")
+    run.require(
+        "left behind", at_most=0, every=True, claim="requests, tickets, places, bytes, states and tensors left behind"
+    )
+    run.note(
+        "A step under way when the cancel comes counts as wasted in full, for both. B0 cannot be canceled: it is "
+        "charged the steps that were left at the same moments, for the request's own rows."
+    )
+
+
+def _wasted(run: Run, storm: Storm) -> list[int]:
+    """Record what the cancels cost; return for each how many steps with its rows were begun after it."""
     later, wasted, ours, b0 = [], [], [], []
     for cancel in storm.cancels:
         mine = storm.runner.steps_of.get(cancel.request.id, [])
@@ -221,22 +247,13 @@ def _wasted(run: Run, storm: Storm) -> None:
         wasted.append(len(mine) - done)
         ours.append(cancel.request.rows * (len(mine) - done))
         b0.append(cancel.request.rows * (STEPS - done))
-    run.attach("steps begun after the cancel, how often", {str(n): later.count(n) for n in sorted(set(later))})
-    run.value("cancels that came in time", len(later), "requests")
-    run.value("cancels that came too late", len(storm.cancels) - len(later), "requests")
-    run.value("steps begun after a cancel with its rows, p99", percentile(later, 99), "steps")
-    run.value("steps begun after a cancel with its rows, most", max(later), "steps")
-    run.value("ours wasted row-steps per cancel", fmean(ours), "row-steps")
-    run.value("B0 wasted row-steps per cancel", fmean(b0), "row-steps")
-    run.value("ours wasted steps per cancel", fmean(wasted), "steps")
-    run.ratio("wasted row-steps, B0 / ours", "B0 wasted row-steps per cancel", "ours wasted row-steps per cancel")
-    run.require("steps begun after a cancel with its rows, p99", at_most=1, claim="rows are free within, p99 in steps")
-    run.require("ours wasted steps per cancel", at_most=1, claim="steps run for nobody after a cancel, mean")
-    run.require("wasted row-steps, B0 / ours", at_least=15, claim="row-steps run for nobody: B0 over ours")
-    run.note(
-        "A step under way when the cancel comes counts as wasted in full, for both. B0 cannot be canceled: it is "
-        "charged the steps that were left, at the same moments, in the batch sizes it would run (its own rows)."
-    )
+    run.record("cancels that came in time", len(later), "requests")
+    run.record("steps begun after a cancel with its rows, p99", percentile(later, 99), "steps")
+    run.record("steps begun after a cancel with its rows, most", max(later), "steps")
+    run.record("ours wasted steps per cancel", fmean(wasted), "steps")
+    run.record("ours wasted row-steps per cancel", fmean(ours), "row-steps")
+    run.record("B0 wasted row-steps per cancel", fmean(b0), "row-steps")
+    return later
 
 
 def _left_behind(run: Run, storm: Storm) -> None:
@@ -258,16 +275,15 @@ def _left_behind(run: Run, storm: Storm) -> None:
         "tensors of requests": len(runner.tensors),
     }
     engine.close()
-    run.attach("left behind", left)
-    run.value("left behind", sum(left.values()), "things")
-    run.require("left behind", at_most=0, claim="requests, tickets, places, bytes, states and tensors left behind")
+    run.raw.setdefault("left behind", []).append(left)
+    run.record("left behind", sum(left.values()), "things")
 
 
 def _odd(error: BaseException | None) -> bool:
     return error is not None and not isinstance(error, CanceledError)
 
 
-def _histogram(figure: Any, run: Run) -> None:  # noqa: ANN401
+def _bars(figure: Any, run: Run) -> None:  # noqa: ANN401
     axes = figure.subplots()
     names = ["ours wasted row-steps per cancel", "B0 wasted row-steps per cancel"]
     bars = axes.bar(["ours", "B0"], [run.median(n) for n in names], color=["#1b6ca8", "#8a8a8a"], width=0.5)

@@ -19,6 +19,7 @@ from load_tests.bench.baselines import Made, PlainDiffusers, StaticBatcher
 from load_tests.bench.traffic import GUIDANCE_SCALES, SAMPLERS, arrivals_s, make_request
 
 STEP_SHARES = ((8, 0.1), (20, 0.2), (30, 0.5), (50, 0.2))  # of the traffic; counts are divided to fit the time
+NEGATIVE_PROMPT = "lowres, watermark"  # of all: most callers send the same, while prompts and faces are their own
 RESULT_TIMEOUT_S = 300.0
 
 
@@ -54,6 +55,7 @@ def requests_like_the_mix(count: int, *, seed: int, side_px: int, divided_by: in
             steps=-(-draw.choices(steps, shares)[0] // divided_by),
             guidance_scale=draw.choice(GUIDANCE_SCALES),
             sampler=draw.choice(SAMPLERS),
+            negative_prompt=NEGATIVE_PROMPT,
         )
         for number in range(count)
     ]
@@ -85,7 +87,7 @@ def play(arrivals: Sequence[Arrival], submit: Submit) -> list[tuple[Arrival, flo
 def engine_with_threads(on_step: Callable[[StepReport], None] | None = None) -> Iterator[Engine]:
     """Our engine on the miniature as a replica runs it: one device thread, one to prepare and one to decode."""
     engine = Engine(
-        Runner(engines.miniature_model()),
+        Runner(engines.serving_model()),
         engines.scheduler(),
         max_resident_requests=engines.MAX_RESIDENT_REQUESTS,
         on_step=on_step,

@@ -55,10 +55,10 @@ def test_a_threshold_that_was_missed_stays_in_the_table(report, tmp_path):
 
 def test_only_the_table_of_the_page_changes(report, tmp_path):
     result(tmp_path, "2026-01-01", median=5.0)
-    old = f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n"
+    old = f"before\n{report.BEGIN}\nstale\n{report.END}\nafter\n"
 
     new = report.page(old, tmp_path)
 
     assert new.startswith("before\n")
     assert new.endswith("\nafter\n")
-    assert "old" not in new
+    assert "stale" not in new
