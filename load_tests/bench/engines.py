@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import shutil
 import tempfile
+import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
@@ -53,7 +54,7 @@ class WatchedScheduler:
     def __init__(self, inner: Any) -> None:  # noqa: ANN401 - ours or a baseline's
         self._inner = inner
         self._rows: dict[str, int] = {}
-        self.steps: list[tuple[int, int]] = []  # rows there, rows run
+        self.steps: list[tuple[int, int, float]] = []  # rows there, rows run, CPU seconds of the process by then
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401
         return getattr(self._inner, name)
@@ -79,7 +80,7 @@ class WatchedScheduler:
         """Note what was there and what was picked."""
         batch: list[Entry] = self._inner.next_batch(now_s)
         if batch:
-            self.steps.append((sum(self._rows.values()), sum(e.rows for e in batch)))
+            self.steps.append((sum(self._rows.values()), sum(e.rows for e in batch), time.process_time()))
         return batch
 
 
