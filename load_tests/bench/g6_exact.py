@@ -30,7 +30,7 @@ MEASURED = (
 )
 EXACT_ROWS = 8
 KINDS = 24  # different requests; every schedule draws some of them
-SIDES_PX = ((32, 32), (32, 32), (40, 32))
+SIDES_PX = ((32, 32), (32, 32), (32, 32), (40, 32))
 
 
 class FailingSampler:
@@ -116,7 +116,7 @@ class Schedule:
 @functools.cache
 def alone(number: int) -> str:
     """Digest of a request that has the engine for itself."""
-    schedule = Schedule(engines.miniature_model())
+    schedule = Schedule(engines.serving_model())
     schedule.join(exact_request(number))
     schedule.finish()
     return schedule.digest(f"r{number}")
@@ -125,8 +125,8 @@ def alone(number: int) -> str:
 def run_schedule(seed: int) -> tuple[Schedule, list[int], Counter[str]]:
     """Join, cancel and fail at random moments. Returns those that should end well, and what happened how often."""
     draw = random.Random(f"schedule {seed}")
-    schedule = Schedule(FaultyModel(engines.miniature_model()))
-    numbers = draw.sample(range(KINDS), draw.randint(2, 4))
+    schedule = Schedule(FaultyModel(engines.serving_model()))
+    numbers = draw.sample(range(KINDS), draw.randint(2, 3))
     canceled = set(numbers[:1]) if draw.random() < 0.4 else set()  # noqa: PLR2004 - a share
     events = Counter(joins=len(numbers), cancels=len(canceled))
     for number in numbers:
@@ -145,7 +145,7 @@ def run_schedule(seed: int) -> tuple[Schedule, list[int], Counter[str]]:
 
 def _neighbour(draw: random.Random, schedule: Schedule, number: int) -> str | None:
     """Now and then let someone else join who brings trouble or is of the ordinary tier; says who."""
-    kind = draw.choice(["failing sampler", "not finite", "ordinary tier", None, None, None])
+    kind = draw.choice(["failing sampler", "not finite", "ordinary tier", *[None] * 6])
     changes: dict[str, Any] = {
         "failing sampler": {"sampler_options": {"failing_step": draw.randint(0, 1)}},
         "not finite": {"embedding": np.full(512, np.inf, np.float32)},
@@ -185,8 +185,8 @@ def _bits(run: Run) -> None:
 
 
 def _cost(run: Run) -> None:
-    repetitions = run.parameter("repetitions", full=7, quick=1)
-    step_counts = run.parameter("step counts", full=(4, 6, 8, 10), quick=(2, 2))
+    repetitions = run.parameter("repetitions", full=5, quick=1)
+    step_counts = run.parameter("step counts", full=(2, 4, 6, 8), quick=(2, 2))
     requests = mixed(step_counts, 32, windows=True)[: 6 if run.quick else None]
     for _, name in run.interleaved(("exact", "default"), repetitions):
         mine = [dataclasses.replace(r, exact=name == "exact") for r in requests]
