@@ -78,7 +78,7 @@ def _with_free_capacity(run: Run, plain: PlainDiffusers) -> None:
 def _beside_static_batching(run: Run, plain: PlainDiffusers) -> None:
     side_px = run.parameter("load 0.8: picture side (px)", full=32, quick=32)
     divided_by = run.parameter("load 0.8: step counts divided by", full=2, quick=16)
-    duration_s = run.parameter("load 0.8: trace (s)", full=18.0, quick=0.5)
+    duration_s = run.parameter("load 0.8: trace (s)", full=16.0, quick=0.5)
     repetitions = run.parameter("load 0.8: repetitions", full=5, quick=1)
     most = run.parameter("B1: max_batch_size (requests)", full=8, quick=8)
     sample = requests_like_the_mix(16 if not run.quick else 2, seed=0, side_px=side_px, divided_by=divided_by)

@@ -35,7 +35,7 @@ def _tail(run: Run) -> None:
     plain = PlainDiffusers(engines.miniature_folder())
     side_px = run.parameter("picture side (px)", full=32, quick=32)
     divided_by = run.parameter("step counts divided by", full=4, quick=16)
-    duration_s = run.parameter("trace (s)", full=24.0, quick=0.5)
+    duration_s = run.parameter("trace (s)", full=20.0, quick=0.5)
     repetitions = run.parameter("repetitions", full=5, quick=1)
     load = run.parameter("load of B0", full=1.05, quick=1.05)
     run.parameter("B1: max_batch_size (requests)", full=8, quick=8)
@@ -96,7 +96,7 @@ def _starvation(run: Run) -> None:
     cap = engines.MAX_BATCH_ROWS
     duration_s = run.parameter("starvation: virtual seconds", full=120.0, quick=20.0)
     loads = run.parameter("starvation: loads of the short stream", full=(0.8, 0.9, 1.05), quick=(0.9,))
-    for repetition in range(run.parameter("starvation: streams per load", full=5, quick=1)):
+    for repetition in range(run.parameter("starvation: streams per load", full=3, quick=1)):
         for load in loads:
             jobs = starvation.adversarial(repetition, duration_s=duration_s, short_load=load, cap=cap)
             starvation.serve(jobs, engines.scheduler(cap), cap)

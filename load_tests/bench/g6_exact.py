@@ -66,7 +66,7 @@ class FaultyModel:
         return FailingSampler(sampler, options["failing_step"]) if "failing_step" in options else sampler
 
 
-def exact_request(number: int) -> Request:
+def exact_request(number: int, *, exact: bool = True) -> Request:
     """One of `KINDS` requests that differ in everything a request can differ in."""
     draw = random.Random(f"exact {number}")
     width, height = draw.choice(SIDES_PX)
@@ -83,7 +83,7 @@ def exact_request(number: int) -> Request:
         identitynet_strength=draw.choice([0.0, 0.4, 0.8]),
         identitynet_start=start,
         identitynet_end=end,
-        exact=True,
+        exact=exact,
     )
 
 
@@ -114,15 +114,15 @@ class Schedule:
 
 
 @functools.cache
-def alone(number: int) -> str:
+def alone(number: int, *, exact: bool = True) -> str:
     """Digest of a request that has the engine for itself."""
     schedule = Schedule(engines.serving_model())
-    schedule.join(exact_request(number))
+    schedule.join(exact_request(number, exact=exact))
     schedule.finish()
     return schedule.digest(f"r{number}")
 
 
-def run_schedule(seed: int) -> tuple[Schedule, list[int], Counter[str]]:
+def run_schedule(seed: int, *, exact: bool = True) -> tuple[Schedule, list[int], Counter[str]]:
     """Join, cancel and fail at random moments. Returns those that should end well, and what happened how often."""
     draw = random.Random(f"schedule {seed}")
     schedule = Schedule(FaultyModel(engines.serving_model()))
@@ -130,7 +130,7 @@ def run_schedule(seed: int) -> tuple[Schedule, list[int], Counter[str]]:
     canceled = set(numbers[:1]) if draw.random() < 0.4 else set()  # noqa: PLR2004 - a share
     events = Counter(joins=len(numbers), cancels=len(canceled))
     for number in numbers:
-        schedule.join(exact_request(number))
+        schedule.join(exact_request(number, exact=exact))
         if (neighbour := _neighbour(draw, schedule, number)) is not None:
             events[f"neighbours: {neighbour}"] += 1
         for _ in range(draw.randint(0, 2)):
@@ -165,6 +165,7 @@ def measure(run: Run) -> None:
 
 def _bits(run: Run) -> None:
     count = run.parameter("schedules", full=1000, quick=4)
+    control = _control(run.parameter("control: schedules", full=30, quick=1))
     compared, different = 0, []
     happened: Counter[str] = Counter()
     for seed in range(count):
@@ -177,11 +178,21 @@ def _bits(run: Run) -> None:
         if (seed + 1) % 100 == 0:
             print(f"  {seed + 1} schedules, {len(different)} differences", file=sys.stderr, flush=True)
     run.attach("different (schedule, request)", different)
+    run.value("control: requests of the default tier whose bits differ", control, "requests")
     run.attach("what happened, how often", dict(happened))
     run.value("schedules", count, "schedules")
     run.value("requests compared", compared, "requests")
     run.value("requests whose bits differ", len(different), "requests")
     run.require("requests whose bits differ", at_most=0, claim=f"of {count} random schedules: requests with other bits")
+
+
+def _control(schedules: int) -> int:
+    """Count the same differences in the default tier, which promises none: the comparison has to see some."""
+    different = 0
+    for seed in range(schedules):
+        schedule, well, _ = run_schedule(seed, exact=False)
+        different += sum(schedule.digest(f"r{number}") != alone(number, exact=False) for number in well)
+    return different
 
 
 def _cost(run: Run) -> None:
