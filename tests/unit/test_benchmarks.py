@@ -2,15 +2,13 @@
 
 import importlib
 import json
-import re
-from pathlib import Path
 
 import pytest
 
 from load_tests.bench import harness
 
-FOLDER = Path(harness.__file__).parent
-NAMES = sorted(path.stem for path in FOLDER.glob("g[0-9]*.py"))
+# Those of `make bench` that need no Ray: seconds in all.
+NAMES = ("g2_concurrency", "g3_mix", "g4_admission", "g5_overload", "g6_exact", "g8_cancels")
 
 
 @pytest.fixture
@@ -32,10 +30,6 @@ def test_quick_mode_writes_a_result_that_claims_nothing(name, tmp_path):
     assert document["quick"]
     assert document["samples"]
     assert [t["met"] for t in document["thresholds"]] == [None] * len(document["thresholds"])
-
-
-def test_names_say_which_goal_is_measured():
-    assert all(re.fullmatch(r"g\d_[a-z_]+", name) for name in NAMES)
 
 
 def test_repetitions_alternate_the_order():
