@@ -14,7 +14,7 @@ DEFAULT_EXTRAS := serve,cpu,dev
 EXTRAS ?= $(or $(INSTALLED),$(DEFAULT_EXTRAS))
 CONFIG ?= deployments/local.yaml
 TESTS ?= tests
-BENCHMARKS ?= g2_concurrency g3_mix g4_admission g5_overload g6_exact g8_cancels
+BENCHMARKS ?= g2_concurrency g3_mix g4_admission g5_overload g6_exact g7_end_to_end g8_cancels g8_replicas
 BIN := .venv/bin
 STAMP := .venv/installed-$(EXTRAS)
 

@@ -41,19 +41,25 @@ class Decoder:
         if not group:
             return  # an earlier call took these along
         try:
-            outcomes = self._runner.finish([state for _, state, _ in group])
+            outcomes = self._decoded(group)
         except Exception as error:  # noqa: BLE001 - whatever decoding raises is that request's
             if len(group) > 1:
                 self._apart(group)
                 return
-            self._done(group[0][0], named(error))
-            return
-        for (ticket, state, done_s), outcome in zip(group, outcomes, strict=True):
-            if isinstance(outcome, InstantIDError):
-                self._done(ticket, outcome)
-                continue
-            stats = ticket.stats(steps=state.steps, denoised_s=done_s, decoded_s=self._clock())
-            self._done(ticket, Picture(outcome, stats, self._runner.precision))
+            outcomes = [named(error)]
+        for (ticket, _, _), outcome in zip(group, outcomes, strict=True):
+            self._done(ticket, outcome)
+
+    def _decoded(self, group: list[tuple[Ticket, State, float]]) -> list[Picture | InstantIDError]:
+        precision = self._runner.precision
+        pixels = self._runner.finish([state for _, state, _ in group])
+        decoded_s = self._clock()
+        return [
+            out
+            if isinstance(out, InstantIDError)
+            else Picture(out, ticket.stats(steps=state.steps, denoised_s=done_s, decoded_s=decoded_s), precision)
+            for (ticket, state, done_s), out in zip(group, pixels, strict=True)
+        ]
 
     def _take(self) -> list[tuple[Ticket, State, float]]:
         """The next one, and others of its shape; one of the fixed-bucket tier comes alone, for its bits' sake."""

@@ -53,10 +53,9 @@ class Engine:
         decode_on: Executor | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """At most ``max_resident_requests`` are prepared at once; the rest wait in order of arrival.
+        """At most ``max_resident_requests``, holding ``state_bytes``, are inside at once; the rest wait their turn.
 
-        What they hold is charged from before they are prepared until they are decoded, and stays within
-        ``state_bytes``. ``decode_together``: pictures of one shape that are decoded at once.
+        ``decode_together``: pictures of one shape that are decoded at once.
         """
         self._runner, self._scheduler = runner, scheduler
         self._admission = Admission(max_resident_requests, state_bytes)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from instantid_serve.engine.loop import Engine
 from instantid_serve.engine.runner import Runner, State
+from instantid_serve.errors import NonFiniteOutputError
 from instantid_serve.messages import Request
 from instantid_serve.verify import InlineExecutor
 from load_tests.bench import engines, plots, served
@@ -30,20 +31,23 @@ class InlineRunner(Runner):
 
     upload_s = 0.5
 
-    def finish(self, state: State) -> NDArray[np.uint8]:
+    def finish(self, states: Sequence[State]) -> list[NDArray[np.uint8] | NonFiniteOutputError]:
         """Decode, encode, upload."""
-        pixels = super().finish(state)
-        default_png(pixels)
-        time.sleep(self.upload_s)
-        return pixels
+        pictures = super().finish(states)
+        for pixels in pictures:
+            if not isinstance(pixels, NonFiniteOutputError):
+                default_png(pixels)
+            time.sleep(self.upload_s)
+        return pictures
 
 
 def measure(run: Run) -> None:
     """Measure both parts on one served application."""
     repetitions = run.parameter("repetitions", full=5, quick=1)
-    side_px = run.parameter("side_px", full=192, quick=64)
+    side_px = run.parameter("side_px", full=256, quick=64)
     steps = run.parameter("steps", full=30, quick=4)
-    few_steps = run.parameter("steps with a slow store", full=12, quick=4)
+    few_steps = run.parameter("steps with a slow store", full=8, quick=4)
+    few_steps_side_px = run.parameter("side_px with a slow store", full=192, quick=64)
     upload_s = run.parameter("upload_s", full=0.5, quick=0.1)
     run.parameters |= {"rows": ROWS, "measured pictures": 2 * BATCH}
     engine = {"max_batch_rows": ROWS, "max_resident_requests": 16}
@@ -59,9 +63,9 @@ def measure(run: Run) -> None:
         application.upload_takes(upload_s)
         for repetition, name in run.interleaved((SLOW, INLINE), repetitions):
             if name == SLOW:
-                rate = through_serve(application, side_px, few_steps, repetition)
+                rate = through_serve(application, few_steps_side_px, few_steps, repetition)
             else:
-                rate = inline(side_px, few_steps, upload_s)
+                rate = inline(few_steps_side_px, few_steps, upload_s)
             run.record(f"{name} pictures/s", rate, "pictures/s")
     conclude(run)
 

@@ -14,14 +14,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import ray
-from load_tests.bench.harness import Run, main, percentile
-from load_tests.bench.traffic import make_request
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
 from instantid_serve.messages import PictureStats, Progress
 from instantid_serve.serving.stages import ServeStages
 from load_tests.bench import plots, timed_generator
+from load_tests.bench.harness import Run, main, percentile
+from load_tests.bench.traffic import make_request
 
 REPLICAS = 8
 ROWS = 8  # four requests with guidance share a step
@@ -156,4 +156,4 @@ def _deployed(count: int) -> DeploymentHandle:
 
 
 if __name__ == "__main__":
-    sys.exit(main("G8", "Eight replicas of a timed model against one, through Ray Serve's handles.", measure))
+    sys.exit(main("G8-replicas", "Eight replicas of a timed model against one, through Ray Serve's handles.", measure))

@@ -48,6 +48,7 @@ class Application:
         """Replace the publishers by some whose uploads take so long; nothing else restarts."""
         (publisher,) = (d for d in self.config.application.deployments if d.name == "Publisher")
         publisher.ray_actor_options.runtime_env = {"env_vars": {UPLOAD_S: str(seconds)}}
+        publisher.max_ongoing_requests = 8  # it waits for the store, not for the CPU
         before = self._publishers()
         up.deploy(self.config)
         ends = time.monotonic() + DEADLINE_S

@@ -26,19 +26,24 @@ class TimedState:
 
     request: Request
     steps: int
+    key: ShapeKey
     step: int = 0
+    nbytes: int = 0
 
 
 class TimedRunner:
     """Sleeps instead of computing. Its pictures are black."""
 
-    def shape_key(self, request: Request) -> ShapeKey:
-        """As the real one."""
-        return ShapeKey(request.height // 8, request.width // 8)
+    precision = "none"
+
+    def estimated_bytes(self, _request: Request) -> int:
+        """Nothing."""
+        return 0
 
     def prepare(self, request: Request, checkpoint: Checkpoint | None = None) -> TimedState:
         """Take no time."""
-        return TimedState(request, request.steps, checkpoint.step if checkpoint else 0)
+        key = ShapeKey(request.height // 8, request.width // 8)
+        return TimedState(request, request.steps, key, checkpoint.step if checkpoint else 0)
 
     def checkpoint(self, state: TimedState) -> Checkpoint:
         """Hold as much as a real one."""
@@ -52,9 +57,9 @@ class TimedRunner:
             state.step += 1
         return {}
 
-    def finish(self, state: TimedState) -> NDArray[np.uint8]:
-        """Return a picture of the request's size."""
-        return np.zeros((state.request.height, state.request.width, 3), np.uint8)
+    def finish(self, states: Sequence[TimedState]) -> list[NDArray[np.uint8]]:
+        """Return pictures of the requests' sizes."""
+        return [np.zeros((s.request.height, s.request.width, 3), np.uint8) for s in states]
 
 
 class Generator(generator.Generator):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import threading
+from concurrent.futures import Executor
 
 import numpy as np
 
@@ -85,6 +86,20 @@ class Clock:
 
     def __call__(self):
         return self.now_s
+
+
+class LateExecutor(Executor):
+    """Keeps what it is handed until `run_all`."""
+
+    def __init__(self):
+        self.kept = []
+
+    def submit(self, fn, /, *args, **kwargs):
+        self.kept.append(lambda: fn(*args, **kwargs))
+
+    def run_all(self):
+        while self.kept:
+            self.kept.pop(0)()
 
 
 def engine_by_hand(

@@ -1,9 +1,7 @@
 """The engine's loop: what becomes of a request that is canceled, late, faulty, or in a faulty neighbour's company."""
 
-from concurrent.futures import Executor
-
 import pytest
-from doubles.engine import Clock, CountingRunner, engine_by_hand, request, run_all
+from doubles.engine import Clock, CountingRunner, LateExecutor, engine_by_hand, request, run_all
 
 from instantid_serve.errors import (
     CanceledError,
@@ -63,20 +61,6 @@ def test_canceling_the_future_cancels_the_request():
 
     assert runner.batches == [["b", "a"], ["b"]]
     assert other.result(0)
-
-
-class LateExecutor(Executor):
-    """Keeps what it is handed until `run_all`."""
-
-    def __init__(self):
-        self.kept = []
-
-    def submit(self, fn, /, *args, **kwargs):
-        self.kept.append(lambda: fn(*args, **kwargs))
-
-    def run_all(self):
-        while self.kept:
-            self.kept.pop(0)()
 
 
 def test_pictures_that_wait_to_be_decoded_hold_their_places():
