@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from diffusers.utils.torch_utils import randn_tensor
 from numpy.typing import NDArray
+from torch.nn import functional
 
 from instantid_serve.engine import sampler_state
 from instantid_serve.engine.buffers import Buffers, Gathered, Numbers
@@ -285,9 +286,8 @@ def _scaled(state: State) -> torch.Tensor:
 
 
 def _extended(residual: torch.Tensor, rows: int) -> torch.Tensor:
-    out = residual.new_full((rows, *residual.shape[1:]), -0.0)
-    out[: len(residual)] = residual
-    return out
+    # `pad` keeps the memory format: the UNet adds it to tensors of that format, and compiled code is made for one.
+    return functional.pad(residual, (0,) * 7 + (rows - len(residual),), value=-0.0)
 
 
 def _only_where(residual: torch.Tensor, strengths: torch.Tensor) -> torch.Tensor:
