@@ -1,4 +1,4 @@
-# make install | demo | up | test | check | clean     (nothing here needs root or a system package)
+# make install | demo | up | test | check | bench | clean     (nothing here needs root or a system package)
 #
 #   make install EXTRAS=serve,gpu,dev     for a machine with an NVIDIA GPU
 #   make up CONFIG=deployments/FILE.yaml  another configuration
@@ -14,6 +14,7 @@ DEFAULT_EXTRAS := serve,cpu,dev
 EXTRAS ?= $(or $(INSTALLED),$(DEFAULT_EXTRAS))
 CONFIG ?= deployments/local.yaml
 TESTS ?= tests
+BENCHMARKS ?= g2_concurrency g3_mix g4_admission g5_overload g6_exact g8_cancels
 BIN := .venv/bin
 STAMP := .venv/installed-$(EXTRAS)
 
@@ -22,7 +23,7 @@ export OMP_NUM_THREADS ?= 1
 export MKL_NUM_THREADS ?= 1
 export OPENBLAS_NUM_THREADS ?= 1
 
-.PHONY: install demo up test check clean
+.PHONY: install demo up test check bench clean
 
 install: $(STAMP)
 
@@ -52,6 +53,12 @@ check: install
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python scripts/constraints.py check
+
+# Measures what needs no GPU, one after the other, in under 20 minutes; the results go to load_tests/results.
+bench: install
+	@$(BIN)/python -c 'import matplotlib' 2>/dev/null || $(BIN)/pip install -q -c constraints.txt -e '.[bench]'
+	@set -e; for name in $(BENCHMARKS); do $(BIN)/python -m load_tests.bench.$$name; done
+	$(BIN)/python load_tests/report.py
 
 clean:
 	rm -rf .venv demo-output .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

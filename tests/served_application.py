@@ -58,6 +58,20 @@ class Served:
         return {replica["pid"] for replica in replicas if replica["state"] == "RUNNING"}
 
 
+def with_generators(config, *, num_replicas, num_cpus):
+    """The config with so many Generators, each asking for so many CPUs; another number of CPUs restarts them."""
+    schema = config.schema.model_copy(deep=True)
+    (generator,) = (d for d in schema.applications[0].deployments if d.name == "Generator")
+    generator.num_replicas = num_replicas
+    generator.ray_actor_options.num_cpus = num_cpus
+    return dataclasses.replace(config, schema=schema)
+
+
+def _with_doubles(python_path):
+    """The path on which Ray's workers find what is importable here."""
+    return os.pathsep.join(filter(None, [str(Path(__file__).parent), python_path]))
+
+
 @pytest.fixture(scope="session")
 def cluster():
     """A one-node Ray cluster; nothing is served yet."""
@@ -65,6 +79,7 @@ def cluster():
     environment = {
         "RAY_AUTH_MODE": "disabled",  # its token would be written into the home directory
         "RAY_TMPDIR": short,
+        "PYTHONPATH": _with_doubles(os.environ.get("PYTHONPATH")),
         "RAY_USAGE_STATS_ENABLED": "0",
         # What S3 clients need; moto takes any. Replicas inherit these from the cluster.
         "AWS_ACCESS_KEY_ID": os.environ.get("AWS_ACCESS_KEY_ID", "testing"),
@@ -105,24 +120,28 @@ def serve_with(cluster, miniature_folder, astronaut, tmp_path_factory):
     from instantid_serve.serving import up
     from instantid_serve.serving.config import ServeConfig
 
-    now = {}
+    now, calibration = {}, tmp_path_factory.mktemp("calibration")
 
-    def served(results=None, *, model_folder=miniature_folder):
-        key = json.dumps([results, str(model_folder)])
+    def served(results=None, *, model_folder=miniature_folder, engine=None, import_path=None, generators=None):
+        key = json.dumps([results, str(model_folder), engine, import_path, generators])
         if key not in now:
             for config in now.values():
                 serve.delete(config.application.name)
             now.clear()
-            now[key] = config = ServeConfig.load(LOCAL, port=cluster, overrides=settings_for(results, model_folder))
-            up.deploy(config)
+            now[key] = config = ServeConfig.load(
+                LOCAL, port=cluster, overrides=settings_for(results, model_folder, engine)
+            )
+            config.application.import_path = import_path or config.application.import_path
+            up.deploy(with_generators(config, **generators) if generators else config)
             up.wait_until_ready(config, deadline_s=120)
         return Served(now[key], astronaut)
 
-    def settings_for(results, model_folder):
+    def settings_for(results, model_folder, engine):
         folder = tmp_path_factory.mktemp("served")
         return {
             **SETTINGS,
             "model": {"folder": str(model_folder)},
+            "engine": {"calibration_folder": str(calibration), **(engine or {})},
             "database": {"url": f"sqlite:///{folder / 'jobs.sqlite3'}"},
             "results": results or {"kind": "folder", "folder": str(folder / "results")},
         }

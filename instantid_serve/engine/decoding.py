@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import threading
+import typing
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Executor
 
-from instantid_serve.engine.runner import Runner, State
 from instantid_serve.engine.ticket import Ticket, named
 from instantid_serve.errors import InstantIDError
 from instantid_serve.messages import Picture
+
+if typing.TYPE_CHECKING:
+    from instantid_serve.engine.runner import Runner, State
 
 OnDone = Callable[[Ticket, Picture | InstantIDError], None]
 

@@ -11,13 +11,13 @@ import math
 import queue
 import threading
 import time
+import typing
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 
 from instantid_serve.engine.admission import Admission
 from instantid_serve.engine.decoding import Decoder
 from instantid_serve.engine.request import Entry, StepReport
-from instantid_serve.engine.runner import Runner, State
 from instantid_serve.engine.scheduler import Scheduler
 from instantid_serve.engine.ticket import HandedOver, OnProgress, Ticket, named
 from instantid_serve.errors import (
@@ -29,6 +29,9 @@ from instantid_serve.errors import (
     InvalidRequestError,
 )
 from instantid_serve.messages import Checkpoint, Picture, Request
+
+if typing.TYPE_CHECKING:  # not at run time: the loop knows no tensors, and who runs another runner needs no torch
+    from instantid_serve.engine.runner import Runner, State
 
 log = logging.getLogger(__name__)
 Message = Callable[[], None]
@@ -124,7 +127,7 @@ class Engine:
         return self._admission.charged_bytes
 
     def step_age_s(self) -> float:
-        """Seconds since the step that runs now began; 0 between steps. A large value means the device hangs."""
+        """Seconds since the step that runs now began; 0 between steps. Large when the device hangs."""
         began = self._step_began_s
         return 0.0 if began is None else self._clock() - began
 
@@ -263,7 +266,8 @@ class Engine:
             self._decoder.put(ticket, ticket.state)
 
     def _decoded(self, ticket: Ticket, outcome: Picture | InstantIDError) -> None:
-        """Runs on the decode thread; hands the result back through the inbox."""
+        """Runs on the decode thread: the caller has the picture at once, the place is free before the next step."""
+        ticket.settle(outcome)
         self._send(lambda: self._retire(ticket, outcome))
 
     def _drop(self, request_id: str, error: InstantIDError) -> None:

@@ -16,19 +16,19 @@ import numpy as np
 import torch
 from diffusers.utils.torch_utils import randn_tensor
 from numpy.typing import NDArray
-from torch.nn import functional
 
 from instantid_serve.engine import sampler_state
 from instantid_serve.engine.buffers import Buffers, Gathered, Numbers
 from instantid_serve.engine.graphs import Graphs
 from instantid_serve.engine.model import Model
 from instantid_serve.engine.request import ShapeKey
+from instantid_serve.engine.residuals import extended, only_where
 from instantid_serve.engine.streams import Pace, beside_the_steps, lend_to_the_steps, uploaded
 from instantid_serve.errors import NonFiniteOutputError
 from instantid_serve.landmarks import draw_landmarks
 from instantid_serve.messages import Checkpoint, Request
 
-SHAPES = 8  # shapes whose buffers are kept; the one not used for longest goes first
+SHAPES = 4  # shapes whose buffers are kept; the one not used for longest goes first
 _serials = itertools.count()
 
 Observer = Callable[[str, int, NDArray[np.float32]], None]
@@ -90,6 +90,12 @@ class Runner:
     def precision(self) -> str:
         """What the model computes in, as results declare it."""
         return self._model.precision
+
+    @property
+    def reserve_bytes(self) -> int:
+        """What the buffers of further shapes may come to take, going by the largest so far."""
+        largest = max((buffers.nbytes for buffers in self._buffers.values()), default=0)
+        return largest * (SHAPES - len(self._buffers))
 
     def shape_key(self, request: Request) -> ShapeKey:
         """Return the key under which the request's rows may share a step with others."""
@@ -238,9 +244,9 @@ class Runner:
                 front.latents, front.timesteps, front.conditioning, front.identitynet_strengths
             )
             if exact:
-                residuals = [_only_where(r, batch.identitynet_strengths) for r in residuals]
+                residuals = [only_where(r, batch.identitynet_strengths) for r in residuals]
             elif identitynet_rows < len(batch.latents):
-                residuals = [_extended(r, len(batch.latents)) for r in residuals]
+                residuals = [extended(r, len(batch.latents)) for r in residuals]
         return self._model.unet(
             batch.latents,
             batch.timesteps,
@@ -285,15 +291,3 @@ def _window(request: Request, steps: int) -> list[float]:
 def _scaled(state: State) -> torch.Tensor:
     scaled: torch.Tensor = state.sampler.scale_model_input(state.latents, state.sampler.timesteps[state.step])
     return scaled
-
-
-# Rows without IdentityNet get -0.0, not 0.0: x + -0.0 is x for every x, so that adding nothing changes no bit.
-
-
-def _extended(residual: torch.Tensor, rows: int) -> torch.Tensor:
-    # `pad` keeps the memory format: the UNet adds it to tensors of that format, and compiled code is made for one.
-    return functional.pad(residual, (0,) * 7 + (rows - len(residual),), value=-0.0)
-
-
-def _only_where(residual: torch.Tensor, strengths: torch.Tensor) -> torch.Tensor:
-    return torch.where(strengths.view(-1, 1, 1, 1) != 0, residual, -0.0)

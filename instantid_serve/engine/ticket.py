@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import threading
+import typing
 from collections.abc import Callable
 from concurrent.futures import Future
 
 from instantid_serve.engine.request import Entry
-from instantid_serve.engine.runner import State
 from instantid_serve.errors import GenerationFailedError, InstantIDError
 from instantid_serve.messages import Checkpoint, Picture, PictureStats, Progress, Request
+
+if typing.TYPE_CHECKING:  # not at run time: who only wants to catch HandedOver does without torch
+    from instantid_serve.engine.runner import State
 
 log = logging.getLogger(__name__)
 OnProgress = Callable[[Progress], None]
@@ -27,7 +31,7 @@ class HandedOver(Exception):  # noqa: N818 - no error: the request goes on elsew
 
 @dataclasses.dataclass(slots=True, eq=False)
 class Ticket:
-    """One submitted request. Times are seconds on the engine's clock. Only the device thread changes it."""
+    """One submitted request. Times are seconds on the engine's clock. Only `settle` may run on any thread."""
 
     request: Request
     on_progress: OnProgress | None
@@ -40,6 +44,8 @@ class Ticket:
     first_step_s: float | None = None
     row_steps: int = 0
     max_batch_rows: int = 0
+    _settled: bool = False
+    _settling: threading.Lock = dataclasses.field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
         if self.checkpoint:
@@ -88,10 +94,12 @@ class Ticket:
         return self.checkpoint.denoise_s if self.checkpoint else 0.0
 
     def settle(self, outcome: Picture | InstantIDError | HandedOver) -> None:
-        """Give the caller the outcome, and let go of the tensors."""
+        """Give the caller the outcome, and let go of the tensors. The first outcome stands."""
         self.state = None
-        if not self.future.set_running_or_notify_cancel():
-            return  # the caller canceled the future itself and waits for nothing
+        with self._settling:
+            settled, self._settled = self._settled, True
+        if settled or not self.future.set_running_or_notify_cancel():
+            return  # or the caller canceled the future itself and waits for nothing
         if isinstance(outcome, Picture):
             self.future.set_result(outcome)
         else:

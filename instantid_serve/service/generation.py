@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from typing import Any, Protocol
 
 from instantid_serve import samplers
-from instantid_serve.messages import GenerationSpec, PictureStats, Progress, Request, StoredImage
+from instantid_serve.messages import Checkpoint, GenerationSpec, PictureStats, Progress, Request, StoredImage
 
 if typing.TYPE_CHECKING:
     import numpy as np
@@ -35,6 +35,16 @@ class Finished:
     pixels: Any = dataclasses.field(repr=False)
     stats: PictureStats
     precision: str = ""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class Interrupted:
+    """The last message of a generator that is being stopped: the request goes on from here in another.
+
+    ``checkpoint`` is None when it took no step there; then it goes on from where it came.
+    """
+
+    checkpoint: Checkpoint | None = dataclasses.field(repr=False)
 
 
 class Stages(Protocol):

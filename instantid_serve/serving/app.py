@@ -31,11 +31,20 @@ def build(args: dict[str, Any]) -> Application:
 
     ``args`` are :class:`Settings`. Raises ConfigurationError here, before anything starts, when they are wrong.
     """
+    return compose(args)
+
+
+def compose(
+    args: dict[str, Any], *, generator_class: type = Generator, publisher_class: type = Publisher
+) -> Application:
+    """What :func:`build` builds, with other classes in place of some: for tests and benchmarks."""
     Settings.load(args)
     analyzer = _deployment(FaceAnalyzer, num_cpus=0.4, max_ongoing_requests=4)
     # More calls than the engine holds: the dispatcher's own limit decides, and a health question still gets through.
-    generator = _deployment(Generator, num_cpus=1.0, max_ongoing_requests=64, graceful_shutdown_timeout_s=60)
-    publisher = _deployment(Publisher, num_cpus=0.2, max_ongoing_requests=8)
+    # One that is stopped hands its requests over at once, and Serve looks every wait loop whether that is done.
+    shutdown = {"graceful_shutdown_timeout_s": 60, "graceful_shutdown_wait_loop_s": 0.5}
+    generator = _deployment(generator_class, num_cpus=1.0, max_ongoing_requests=64, **shutdown)
+    publisher = _deployment(publisher_class, num_cpus=0.2, max_ongoing_requests=8)
     dispatcher = _deployment(Dispatcher, num_cpus=0.2, max_ongoing_requests=100, graceful_shutdown_timeout_s=30)
     api = _deployment(serve.ingress()(Api), num_cpus=0.2, max_ongoing_requests=256)
     stages: list[DeploymentHandle] = [deployment.bind(args) for deployment in (analyzer, generator, publisher)]

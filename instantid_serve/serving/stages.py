@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import dataclasses
 import time
 from collections.abc import AsyncGenerator, Iterator
 from typing import Any
@@ -17,8 +19,9 @@ from instantid_serve.errors import (
     OverloadedError,
     UnavailableError,
 )
-from instantid_serve.messages import GenerationSpec, Progress, Request, StoredImage
-from instantid_serve.service.generation import Finished, Subject
+from instantid_serve.messages import Checkpoint, GenerationSpec, Progress, Request, StoredImage
+from instantid_serve.service.backoff import backoff_s
+from instantid_serve.service.generation import Finished, Interrupted, Subject
 from instantid_serve.serving.telemetry import StageMetrics
 
 
@@ -48,22 +51,50 @@ class ServeStages:
             return subject
 
     async def generate(self, request: Request) -> AsyncGenerator[Progress | Finished]:
-        """Denoise one picture. Closing the iterator early cancels the call, and with it the request in the engine."""
-        finished = None
+        """Denoise one picture. Closing the iterator early cancels the call, and with it the request in the engine.
+
+        A replica that is being stopped hands the request back between two steps, and it goes on in another one.
+        """
+        finished = checkpoint = None
+        refusals = 0
         with self._measured("generate"):
-            stream = self._generate.remote(request)
-            try:
-                async for message in stream:
-                    self._heard_s = time.monotonic()
-                    if isinstance(message, Finished):
-                        finished = message  # handed on below: who takes it leaves at once, and that is no cancel
-                    else:
-                        yield message
-            except BaseException:  # also GeneratorExit and CancelledError: whoever leaves, the engine must not go on
-                stream.cancel()
-                raise
+            while True:
+                last = None
+                async with contextlib.aclosing(self._one_call(request, checkpoint)) as messages:
+                    async for last in messages:
+                        if isinstance(last, Progress):
+                            yield last
+                if not isinstance(last, Interrupted):
+                    break
+                if last.checkpoint:
+                    checkpoint, refusals = last.checkpoint, 0
+                    self._metrics.moved()
+                else:
+                    # Serve may not know yet that it is being stopped, and would send the request there again.
+                    refusals += 1
+                    await asyncio.sleep(backoff_s(refusals))
+            # Handed on below: who takes it leaves at once, and that is no cancel.
+            finished = last if isinstance(last, Finished) else None
         if finished:
             yield finished
+
+    async def _one_call(
+        self, request: Request, checkpoint: Checkpoint | None
+    ) -> AsyncGenerator[Progress | Finished | Interrupted]:
+        stream = self._generate.remote(request, checkpoint)
+        try:
+            messages = await stream._to_object_ref_gen()  # noqa: SLF001 - named so, but a documented developer API
+            async for reference in messages:
+                message = await reference
+                self._heard_s = time.monotonic()
+                if isinstance(message, Finished):  # the pixels come next; they are the publisher's to read
+                    message = dataclasses.replace(message, pixels=await anext(messages))
+                yield message
+                if not isinstance(message, Progress):
+                    return
+        except BaseException:  # also GeneratorExit and CancelledError: whoever leaves, the engine must not go on
+            stream.cancel()
+            raise
 
     async def publish(self, finished: Finished, key: str, spec: GenerationSpec, seed: int) -> StoredImage:
         """Encode a picture and store it under the key."""

@@ -45,6 +45,14 @@ class StageMetrics:
             "instantid_stage_calls", "Calls of a stage by how they ended: ok, or an error code.", ("stage", "code")
         )
 
+        self._moves = metrics.Counter(
+            "instantid_generation_moves", "Times a picture went on in another generator because its own was stopped."
+        )
+
+    def moved(self) -> None:
+        """Count a picture that left its generator between two steps."""
+        self._moves.inc(1)
+
     def ran(self, stage: str, code: str, seconds: float) -> None:
         """Count one call of ``stage`` that ended with ``code`` (an error's, or ok)."""
         self._seconds.observe(seconds, tags={"stage": stage})

@@ -96,7 +96,7 @@ class _Undecoded:
 
 
 def _exact(bench: Bench, number: int) -> Request:
-    draw = random.Random(number)  # noqa: S311 - test data
+    draw = random.Random(number)
     return request(
         f"r{number}",
         bench.small,
@@ -113,7 +113,7 @@ def _exact(bench: Bench, number: int) -> Request:
 
 
 def _schedule(bench: Bench, seed: int) -> tuple[list[Request], random.Random]:
-    draw = random.Random(f"schedule {seed}")  # noqa: S311 - test data
+    draw = random.Random(f"schedule {seed}")
     return [_exact(bench, n) for n in draw.sample(range(_REQUESTS), draw.randint(2, 5))], draw
 
 

@@ -25,6 +25,8 @@ class CountingState:
 class CountingRunner:
     """Counts steps. Prompts: `bad prepare`, `bad sampler`, `bad forward`, `bad decode`; others go well."""
 
+    precision = "none"
+
     def __init__(self):
         self.batches = []
         self.prepared = []

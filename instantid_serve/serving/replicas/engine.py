@@ -54,7 +54,7 @@ def open_engine(settings: Settings, on_step: Callable[[StepReport], None]) -> En
         runner,
         Scheduler(max_batch_rows=max_rows, ageing_s=limits.ageing_s, step_times=times),
         max_resident_requests=limits.max_resident_requests,
-        state_bytes=limits.state_bytes or _MEMORY_SHARE * _free_bytes(model.device),
+        state_bytes=limits.state_bytes or _MEMORY_SHARE * _free_bytes(model.device) - runner.reserve_bytes,
         decode_together=limits.decode_together,
         on_step=on_step,
     )

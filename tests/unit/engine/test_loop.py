@@ -1,18 +1,13 @@
 """The engine's loop: what becomes of a request that is canceled, late, faulty, or in a faulty neighbour's company."""
 
-import threading
-import time
 from concurrent.futures import Executor
 
 import pytest
 from doubles.engine import Clock, CountingRunner, engine_by_hand, request, run_all
 
-from instantid_serve.engine.loop import Engine
-from instantid_serve.engine.scheduler import Scheduler
 from instantid_serve.errors import (
     CanceledError,
     DeadlineError,
-    EngineStoppedError,
     GenerationFailedError,
     NonFiniteOutputError,
 )
@@ -107,6 +102,7 @@ def test_a_request_canceled_while_it_is_decoded_gives_its_place_back():
     run_all(engine)
 
     engine.cancel("first")
+    run_all(engine)
     decode_on.run_all()
     run_all(engine)
     decode_on.run_all()
@@ -224,77 +220,3 @@ def test_a_failing_listener_to_steps_does_not_stop_the_engine():
     run_all(engine)
 
     assert future.result(0)
-
-
-# With its real threads.
-
-
-@pytest.fixture
-def running():
-    runner = CountingRunner()
-    engine = Engine(runner, Scheduler(max_batch_rows=8, ageing_s=1.0), max_resident_requests=8)
-    engine.start()
-    yield engine, runner
-    runner.gate.set()
-    engine.close(5)
-
-
-def test_the_engine_serves_from_its_own_thread(running):
-    engine, _ = running
-
-    pictures = [engine.submit(request(f"r{i}", steps=1 + i)).result(5) for i in range(5)]
-
-    assert [p.pixels[0, 0, 0] for p in pictures] == [1, 2, 3, 4, 5]
-
-
-def test_closing_fails_what_is_not_done_and_what_comes_later(running):
-    engine, runner = running
-    runner.gate.clear()
-    running_one = engine.submit(request("running", steps=1000))
-    closing = threading.Thread(target=engine.close)
-    closing.start()
-
-    runner.gate.set()
-    closing.join(5)
-
-    assert not engine.alive
-    for future in (running_one, engine.submit(request("after"))):
-        with pytest.raises(EngineStoppedError):
-            future.result(1)
-
-
-def test_closing_prepares_no_more_requests(running):
-    engine, runner = running
-    runner.gate.clear()
-    futures = [engine.submit(request(f"r{i}")) for i in range(12)]  # four more than may be prepared at once
-    closing = threading.Thread(target=engine.close)
-    closing.start()
-
-    runner.gate.set()
-    closing.join(5)
-
-    assert all(isinstance(future.exception(1), EngineStoppedError) for future in futures)
-    assert len(runner.prepared) <= 8
-
-
-def test_an_engine_given_up_while_its_step_hangs_still_fails_every_request(running):
-    engine, runner = running
-    runner.gate.clear()
-    futures = [engine.submit(request(f"r{i}")) for i in range(12)]
-    time.sleep(0.3)
-    engine.close(timeout_s=0.1)
-
-    runner.gate.set()
-
-    assert all(isinstance(future.exception(5), EngineStoppedError) for future in futures)
-
-
-def test_the_age_of_a_hanging_step_is_seen(running):
-    engine, runner = running
-    runner.gate.clear()
-    engine.submit(request("hangs"))
-
-    time.sleep(0.3)
-
-    assert engine.alive
-    assert engine.step_age_s() > 0.1
