@@ -14,6 +14,7 @@ from typing import Protocol
 import torch
 
 from instantid_serve.engine.seating import Row, Seating
+from instantid_serve.engine.streams import uploaded
 
 _generations = itertools.count()  # of addresses: what was recorded on one is of no use on another
 TEXT = "text"  # the one tensor whose second dimension, its tokens, differs between requests
@@ -140,7 +141,7 @@ class Buffers:
         seat_of = {row: seat for seat, row in enumerate(rows)}
         self._sources = [at[serial] for serial, _ in rows]
         seats = [[seat_of[m.serial, 0] for m in members], [seat_of[m.serial, m.rows - 1] for m in members]]
-        indices = torch.tensor([*self._sources, *seats[0], *seats[1]]).to(self._device, non_blocking=True)
+        indices = uploaded([*self._sources, *seats[0], *seats[1]], self._device)
         ends = len(rows), len(rows) + len(members)
         self._source_index, self._unconditional = indices[: ends[0]], indices[ends[0] : ends[1]]
         self._conditional = indices[ends[1] :]
@@ -168,21 +169,19 @@ class Buffers:
         rows = len(numbers)
         torch.index_select(torch.cat(list(scaled)), 0, self._source_index, out=self._latents[:rows])
         padding = [0.0] * (padded_rows - rows)
-        block = torch.tensor(
-            [
-                [n.timestep for n in numbers] + padding,
-                [n.identity_strength for n in numbers] + padding,
-                [n.identitynet_strength for n in numbers] + padding,
-            ]
-        )
-        self._numbers[:, :padded_rows].copy_(block, non_blocking=True)
+        block = [
+            [n.timestep for n in numbers] + padding,
+            [n.identity_strength for n in numbers] + padding,
+            [n.identitynet_strength for n in numbers] + padding,
+        ]
+        self._numbers[:, :padded_rows] = uploaded(block, self._device)
 
     def _masked(self, length: int, rows: int, padded_rows: int) -> torch.Tensor | None:
         """1 for the tokens each row has, 0 for padding; None when all have the same number."""
         lengths = self._lengths[:rows]
         if min(lengths) == length:
             return None
-        own = torch.tensor(lengths + [length] * (padded_rows - rows)).to(self._device, non_blocking=True)
+        own = uploaded(lengths + [length] * (padded_rows - rows), self._device)
         mask = self._text_mask[:padded_rows, :length]
         torch.lt(torch.arange(length, device=self._device).unsqueeze(0), own.unsqueeze(1), out=mask)
         return mask

@@ -43,8 +43,12 @@ def calibrate(
             log.warning("a batch of %d rows at %dx%d does not fit into memory", rows, width, height)
             if not fitting:
                 raise
-            return fitting
+            break
         fitting = rows
+    if fitting < max_rows:
+        # torch still holds all of the memory, and what is free is what requests may take: hold what the largest takes.
+        torch.cuda.empty_cache()
+        rehearse(runner, width, height, fitting)
     return fitting
 
 

@@ -19,6 +19,8 @@ class Graphs:
             RECORDINGS
         )
         self._pool = torch.cuda.graph_pool_handle()
+        # One for all recordings: libraries keep a workspace of tens of megabytes for every stream they have seen.
+        self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
 
     def run(self, name: Hashable, forward: Callable[[], torch.Tensor]) -> torch.Tensor:
         """Run ``forward`` and return its output, which stays valid until anything is run next."""
@@ -29,14 +31,13 @@ class Graphs:
         return output
 
     def _record(self, forward: Callable[[], torch.Tensor]) -> tuple[torch.cuda.CUDAGraph, torch.Tensor]:
-        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
+        self._stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self._stream):
             for _ in range(_WARM_UPS):
                 forward()
-        torch.cuda.current_stream().wait_stream(stream)
+        torch.cuda.current_stream().wait_stream(self._stream)
         graph = torch.cuda.CUDAGraph()
         # Other threads prepare and decode on streams of their own meanwhile: only this thread's calls are recorded.
-        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
             output = forward()
         return graph, output

@@ -229,7 +229,7 @@ class Engine:
         failed = self._run_isolated(batch)
         now_s = self._clock()
         self._step_began_s = None
-        self._scheduler.ran(batch, now_s - began_s)
+        self._scheduler.ran(batch, now_s - began_s, self._runner.timings())
         rows = sum(entry.rows for entry in batch)
         for entry in batch:
             if entry.id in failed:

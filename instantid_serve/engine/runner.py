@@ -22,7 +22,8 @@ from instantid_serve.engine.buffers import Buffers, Gathered, Numbers
 from instantid_serve.engine.graphs import Graphs
 from instantid_serve.engine.model import Model
 from instantid_serve.engine.request import ShapeKey
-from instantid_serve.engine.streams import Pace, beside_the_steps, lend_to_the_steps
+from instantid_serve.engine.residuals import extended, only_where
+from instantid_serve.engine.streams import Pace, beside_the_steps, lend_to_the_steps, uploaded
 from instantid_serve.errors import NonFiniteOutputError
 from instantid_serve.landmarks import draw_landmarks
 from instantid_serve.messages import Checkpoint, Request
@@ -154,6 +155,7 @@ class Runner:
 
         An error of the forward pass is raised, and then no request has moved.
         """
+        self._pace.begin()
         guided = self._forward(states)
         failed: dict[str, Exception] = {}
         for index, state in enumerate(states):
@@ -161,7 +163,7 @@ class Runner:
                 self._advance(state, guided[index : index + 1])
             except Exception as error:  # noqa: BLE001 - whatever one sampler does must not touch its neighbours
                 failed[state.request.id] = error
-        self._pace.keep()
+        self._pace.keep((states[0].key, sum(state.rows for state in states)))
         return failed
 
     @torch.inference_mode()
@@ -187,6 +189,10 @@ class Runner:
         """Wait until the device has done all steps: what was measured until then is the steps' own time."""
         self._pace.wait()
 
+    def timings(self) -> list[tuple[tuple[ShapeKey, int], float]] | None:
+        """Shape, rows and seconds of steps that the device has done; None where `step` returns when they are done."""
+        return self._pace.timings()
+
     def _resume(self, state: State, checkpoint: Checkpoint) -> None:
         sampler_state.restore(state.sampler, checkpoint.sampler, self._model.device)
         state.generator.set_state(torch.from_numpy(checkpoint.noise.copy()))
@@ -211,8 +217,8 @@ class Runner:
         batch = buffers.gather(states, [_scaled(s) for s in states], numbers, padded_rows=padded_rows)
         output = self._networks(key, batch, buffers.generation)
         unconditional, conditional = buffers.scatter(output)
-        scales = torch.tensor([s.request.guidance_scale if s.rows > 1 else 1.0 for s in states])
-        scales = scales.to(output.device, non_blocking=True).view(-1, 1, 1, 1)
+        scales = uploaded([s.request.guidance_scale if s.rows > 1 else 1.0 for s in states], output.device)
+        scales = scales.view(-1, 1, 1, 1)
         return unconditional + scales * (conditional - unconditional)
 
     def _networks(self, key: ShapeKey, batch: Gathered, generation: int) -> torch.Tensor:
@@ -238,9 +244,9 @@ class Runner:
                 front.latents, front.timesteps, front.conditioning, front.identitynet_strengths
             )
             if exact:
-                residuals = [_only_where(r, batch.identitynet_strengths) for r in residuals]
+                residuals = [only_where(r, batch.identitynet_strengths) for r in residuals]
             elif identitynet_rows < len(batch.latents):
-                residuals = [_extended(r, len(batch.latents)) for r in residuals]
+                residuals = [extended(r, len(batch.latents)) for r in residuals]
         return self._model.unet(
             batch.latents,
             batch.timesteps,
@@ -285,16 +291,3 @@ def _window(request: Request, steps: int) -> list[float]:
 def _scaled(state: State) -> torch.Tensor:
     scaled: torch.Tensor = state.sampler.scale_model_input(state.latents, state.sampler.timesteps[state.step])
     return scaled
-
-
-# Rows without IdentityNet get -0.0, not 0.0: x + -0.0 is x for every x, so that adding nothing changes no bit.
-
-
-def _extended(residual: torch.Tensor, rows: int) -> torch.Tensor:
-    out = residual.new_full((rows, *residual.shape[1:]), -0.0)
-    out[: len(residual)] = residual
-    return out
-
-
-def _only_where(residual: torch.Tensor, strengths: torch.Tensor) -> torch.Tensor:
-    return torch.where(strengths.view(-1, 1, 1, 1) != 0, residual, -0.0)

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from instantid_serve.engine.request import Entry, ShapeKey
 from instantid_serve.engine.step_times import StepTimes
 
+Timing = tuple[tuple[ShapeKey, int], float]  # shape, rows and seconds of one step
 DEADLINE_MARGIN = 2.0  # a request is urgent when its slack is below this many times its estimated remaining work
 
 
@@ -67,14 +68,18 @@ class Scheduler:
         key = min(self._shapes, key=lambda k: self._share_s[k])
         return self._pack(sorted(self._shapes[key].values(), key=lambda e: self._precedence(e, now_s)), key)
 
-    def ran(self, batch: list[Entry], seconds: float) -> None:
-        """Account for a step that ``batch`` has run."""
-        key = batch[0].key
-        self._times.record(key, sum(e.rows for e in batch), seconds)
-        if key in self._share_s:
-            self._share_s[key] += seconds / len(self._shapes[key])
+    def ran(self, batch: list[Entry], seconds: float, timings: Iterable[Timing] | None = None) -> None:
+        """Account for a step that ``batch`` has run.
+
+        With ``timings``, what a device that is still at it tells of the steps before, ``seconds`` is not looked at.
+        """
         for entry in batch:
             entry.steps_done += 1
+        own: Timing = ((batch[0].key, sum(e.rows for e in batch)), seconds)
+        for (key, rows), took_s in [own] if timings is None else timings:
+            self._times.record(key, rows, took_s)
+            if key in self._share_s:
+                self._share_s[key] += took_s / len(self._shapes[key])
 
     def _entries(self) -> Iterable[Entry]:
         return (entry for shape in self._shapes.values() for entry in shape.values())

@@ -15,9 +15,12 @@ from torch import nn
 from instantid_serve.errors import ConfigurationError
 from instantid_serve.models.checkpoint import Components
 
+# Shapes that one region may be compiled for: rows, sizes and text lengths, until dimensions have become dynamic.
+_MOST_RECOMPILES = 32
 # Below this many inputs or outputs a quantised product is slower than the plain one; and kernels want multiples of 16.
 _FP8_MIN_FEATURES = 512
 _FP8_MULTIPLE = 16
+_EMBEDDINGS = ("time_emb", "add_emb")  # one vector per row that every block depends on: no time to win, much to lose
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -46,7 +49,9 @@ def accelerate(parts: Components, wanted: Acceleration) -> None:
         _quantize(parts.identitynet)
     if wanted.compiler:
         for region in (*_blocks(parts.unet, parts.identitynet), parts.vae.decoder):
-            region.compile(backend=wanted.compiler)
+            # torch limits compilations by function, and most blocks share one: the two networks' cross-attention blocks
+            # together use up its 8 with the second batch size, and the first long prompt would run uncompiled.
+            region.compile(backend=wanted.compiler, isolate_recompiles=True, recompile_limit=_MOST_RECOMPILES)
 
 
 def _blocks(*networks: Any) -> Iterator[nn.Module]:  # noqa: ANN401 - diffusers ships no types
@@ -69,8 +74,8 @@ def _quantize(network: nn.Module) -> None:
     quantize_(network, Float8DynamicActivationFloat8WeightConfig(granularity=PerRow()), filter_fn=_is_worth_it)
 
 
-def _is_worth_it(module: nn.Module, _name: str) -> bool:
-    if not isinstance(module, nn.Linear):
+def _is_worth_it(module: nn.Module, name: str) -> bool:
+    if not isinstance(module, nn.Linear) or any(part in name for part in _EMBEDDINGS):
         return False
     features = (module.in_features, module.out_features)
     return min(features) >= _FP8_MIN_FEATURES and not any(f % _FP8_MULTIPLE for f in features)

@@ -56,6 +56,9 @@ class CountingRunner:
             state.step += 1
         return {s.request.id: ArithmeticError("singular") for s in states if s.request.prompt == "bad sampler"}
 
+    def timings(self):
+        return None
+
     def finish(self, states):
         return [self._finished(state) for state in states]
 

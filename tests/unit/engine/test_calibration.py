@@ -51,6 +51,7 @@ def test_batches_that_do_not_fit_into_memory_lower_the_limit():
     runner = TimedRunner(memory_rows=5)
 
     assert calibrate(runner, StepTimes(), 64, 64, 16, clock=lambda: runner.now_s) == 4
+    assert runner.rows[-1] == 4  # and the device's memory has room for that many, and holds no more
 
 
 def test_a_device_too_small_for_one_row_is_an_error():

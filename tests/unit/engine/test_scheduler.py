@@ -1,5 +1,7 @@
 """The scheduler's rules, by example and under generated sequences."""
 
+from collections import Counter
+
 import numpy as np
 import pytest
 from hypothesis import settings
@@ -46,6 +48,26 @@ def run_step(sched, now_s):
     for done in [e for e in batch if e.remaining == 0]:
         sched.remove(done.id)
     return batch, now_s + seconds
+
+
+def test_a_device_that_runs_behind_is_believed_about_its_steps():
+    """What the host measures between two calls is then the time of another step, or nearly nothing."""
+    times, quick, slow = StepTimes(), ShapeKey(64, 64), ShapeKey(128, 128)
+    sched = Scheduler(max_batch_rows=4, ageing_s=1.0, step_times=times)
+    for name, key in (("a", quick), ("b", slow)):
+        sched.add(entry(name, key=key, steps=99))
+
+    turns, told = Counter(), []
+    for _ in range(60):
+        batch = sched.next_batch(0.0)
+        sched.ran(batch, 0.0, told)
+        key = batch[0].key
+        turns[key] += 1
+        told = [((key, batch[0].rows), 0.1 if key == quick else 0.9)]
+
+    assert times.estimate_s(quick, 2) == 0.1
+    assert times.estimate_s(slow, 2) == 0.9
+    assert turns[quick] == pytest.approx(9 * turns[slow], abs=9)
 
 
 def test_requests_of_one_shape_share_a_step_whatever_else_differs():

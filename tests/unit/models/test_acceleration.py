@@ -43,11 +43,28 @@ def test_a_compiled_model_computes_the_same(miniature_folder, miniature_model):
     assert torch.allclose(step(fast), step(miniature_model), rtol=1e-3, atol=1e-4)
 
 
+def test_no_region_uses_up_the_compilations_of_another(miniature_folder):
+    """Blocks of one class share a function, and torch limits compilations by function."""
+    fast = InstantIDModel.load(miniature_folder, acceleration=Acceleration(compiler="eager"))
+
+    torch._dynamo.reset()  # what other tests compiled would do here, too
+
+    with torch._dynamo.config.patch(recompile_limit=1, fail_on_recompile_limit_hit=True):
+        assert torch.isfinite(step(fast)).all()
+
+
 def test_fp8_is_for_large_linear_layers_alone():
     assert _is_worth_it(torch.nn.Linear(640, 640), "")
     assert not _is_worth_it(torch.nn.Linear(64, 640), "")
     assert not _is_worth_it(torch.nn.Linear(650, 640), "")
     assert not _is_worth_it(torch.nn.Conv2d(640, 640, 3), "")
+
+
+@pytest.mark.parametrize(
+    "name", ["time_embedding.linear_2", "add_embedding.linear_1", "mid_block.resnets.0.time_emb_proj"]
+)
+def test_fp8_leaves_what_every_block_is_told_of_step_and_size_alone(name):
+    assert not _is_worth_it(torch.nn.Linear(1280, 1280), name)
 
 
 def test_fp8_without_torchao_names_what_is_missing(miniature_folder, monkeypatch):
