@@ -1,14 +1,13 @@
 """The engine: one thread owns the device and runs step after step; callers hand in requests and get futures.
 
-Preparing (text, identity, noise) and decoding run on two threads beside it, so a step never waits for either. All that
-the device thread shares with others is its inbox.
+Preparing (text, identity, noise) and decoding run on two threads beside it, so a step never waits for either. Callers
+are let in while a step runs, so that they are prepared when it ends; all else reaches the device thread as a message.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-import queue
 import threading
 import time
 import typing
@@ -17,6 +16,7 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor
 
 from instantid_serve.engine.admission import Admission
 from instantid_serve.engine.decoding import Decoder
+from instantid_serve.engine.inbox import Inbox
 from instantid_serve.engine.request import Entry, StepReport
 from instantid_serve.engine.scheduler import Scheduler
 from instantid_serve.engine.ticket import HandedOver, OnProgress, Ticket, named
@@ -34,7 +34,6 @@ if typing.TYPE_CHECKING:  # not at run time: the loop knows no tensors, and who 
     from instantid_serve.engine.runner import Runner, State
 
 log = logging.getLogger(__name__)
-Message = Callable[[], None]
 
 
 class Engine:
@@ -63,10 +62,9 @@ class Engine:
         self._prepare_on = prepare_on or ThreadPoolExecutor(1, thread_name_prefix="engine-prepare")
         self._decode_on = decode_on or ThreadPoolExecutor(1, thread_name_prefix="engine-decode")
         self._decoder = Decoder(runner, self._decode_on, most=decode_together, clock=clock, done=self._decoded)
-        self._inbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
+        self._inbox = Inbox()
         self._tickets: dict[str, Ticket] = {}
-        self._closing = self._leaving = self._deaf = False
-        self._gate = threading.Lock()
+        self._closing = self._leaving = False
         self._step_began_s: float | None = None
         self._thread = threading.Thread(target=self._run, name="engine-device", daemon=True)
 
@@ -86,30 +84,31 @@ class Engine:
         """
         ticket = Ticket(request, on_progress, self._clock(), checkpoint)
         ticket.future.add_done_callback(lambda future: self._given_up(ticket) if future.cancelled() else None)
-        self._send(lambda: self._take_in(ticket))
+        with self._inbox.desk:
+            self._take_in(ticket)
         return ticket.future
 
     def cancel(self, request_id: str) -> None:
         """Drop a request before the next step; its future raises CanceledError. Unknown ids are ignored."""
         error = CanceledError("the request was canceled")
-        self._send(lambda: self._drop(request_id, error))
+        self._inbox.send(lambda: self._drop(request_id, error))
 
     def _given_up(self, ticket: Ticket) -> None:
         """Drop the request whose future was canceled; one that was refused must not take its namesake along."""
         error = CanceledError("the request was canceled")
         id_ = ticket.request.id
-        self._send(lambda: self._drop(id_, error) if self._tickets.get(id_) is ticket else None)
+        self._inbox.send(lambda: self._drop(id_, error) if self._tickets.get(id_) is ticket else None)
 
     def hand_over(self) -> None:
         """Let go of every request that has steps to run, at the next step boundary: their futures raise HandedOver.
 
         Pictures whose steps are done are still decoded. What is submitted from now on is handed over as well.
         """
-        self._send(self._leave)
+        self._inbox.send(self._leave)
 
     def close(self, timeout_s: float = 30.0) -> None:
         """Stop after the step that runs now; what is not done fails with EngineStoppedError."""
-        self._send(self._stop)
+        self._inbox.send(self._stop)
         if self._thread.is_alive():
             self._thread.join(timeout_s)
         self._prepare_on.shutdown(wait=False, cancel_futures=True)
@@ -130,14 +129,6 @@ class Engine:
         began = self._step_began_s
         return 0.0 if began is None else self._clock() - began
 
-    def _send(self, message: Message) -> None:
-        with self._gate:
-            deaf = self._deaf
-            if not deaf:
-                self._inbox.put(message)
-        if deaf:
-            message()  # nobody reads the inbox any more; what is sent now only fails its future
-
     # The device thread.
 
     def _run(self) -> None:
@@ -147,30 +138,20 @@ class Engine:
         except Exception:  # the top of the device thread: the replica's health check sees it end
             log.exception("the device thread failed")
         finally:
-            self._stop()
-            with self._gate:
-                self._deaf = True
-            self._read_inbox(wait=False)
+            with self._inbox.desk:
+                self._stop()
+            self._inbox.close()
 
     def tick(self, *, wait: bool = False) -> bool:
         """Take in messages, then run one step; False when there was nothing to run. The loop's body, for tests."""
-        self._read_inbox(wait=wait and not len(self._scheduler))
-        for entry in self._scheduler.past_deadline(self._clock()):
-            self._drop(entry.id, DeadlineError("the deadline passed"))
+        self._inbox.read(wait=wait and not len(self._scheduler))
+        with self._inbox.desk:
+            for entry in self._scheduler.past_deadline(self._clock()):
+                self._drop(entry.id, DeadlineError("the deadline passed"))
         batch = [] if self._closing else self._scheduler.next_batch(self._clock())
         if batch:
             self._step(batch)
         return bool(batch)
-
-    def _read_inbox(self, *, wait: bool) -> None:
-        if wait:
-            self._inbox.get()()
-        while True:
-            try:
-                message = self._inbox.get_nowait()
-            except queue.Empty:
-                return
-            message()
 
     def _take_in(self, ticket: Ticket) -> None:
         if self._closing:
@@ -198,10 +179,10 @@ class Engine:
             state = self._runner.prepare(ticket.request, ticket.checkpoint)
         except Exception as error:  # noqa: BLE001 - whatever a request's preparation raises is that request's
             failure = named(error)
-            self._send(lambda: self._retire(ticket, failure))
+            self._inbox.send(lambda: self._retire(ticket, failure))
             return
         ticket.prepare_s = self._clock() - began_s
-        self._send(lambda: self._join(ticket, state))
+        self._inbox.send(lambda: self._join(ticket, state))
 
     def _join(self, ticket: Ticket, state: State) -> None:
         request = ticket.request
@@ -233,7 +214,8 @@ class Engine:
         rows = sum(entry.rows for entry in batch)
         for entry in batch:
             if entry.id in failed:
-                self._drop(entry.id, failed[entry.id])
+                with self._inbox.desk:
+                    self._drop(entry.id, failed[entry.id])
             else:
                 self._moved(entry, rows, began_s)
         self._report(StepReport(batch[0].key, len(batch), rows, now_s - began_s))
@@ -267,7 +249,7 @@ class Engine:
     def _decoded(self, ticket: Ticket, outcome: Picture | InstantIDError) -> None:
         """Runs on the decode thread: the caller has the picture at once, the place is free before the next step."""
         ticket.settle(outcome)
-        self._send(lambda: self._retire(ticket, outcome))
+        self._inbox.send(lambda: self._retire(ticket, outcome))
 
     def _drop(self, request_id: str, error: InstantIDError) -> None:
         ticket = self._tickets.get(request_id)

@@ -62,7 +62,7 @@ class HeadOfLineScheduler:
             self._running[entry.id] = entry
         return list(self._running.values())
 
-    def ran(self, batch: list[Entry], seconds: float) -> None:  # noqa: ARG002 - the engine's interface
+    def ran(self, batch: list[Entry], seconds: float, timings: object = None) -> None:  # noqa: ARG002 - the same
         """Account for a step that ``batch`` has run."""
         for entry in batch:
             entry.steps_done += 1

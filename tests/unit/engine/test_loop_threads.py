@@ -102,3 +102,16 @@ def test_the_age_of_a_hanging_step_is_seen(running):
 
     assert engine.alive
     assert engine.step_age_s() > 0.1
+
+
+def test_a_request_that_comes_while_a_step_runs_is_prepared_before_it_ends(running):
+    engine, runner = running
+    runner.gate.clear()
+    engine.submit(request("hangs"))
+    time.sleep(0.1)
+    engine.submit(request("newcomer"))
+
+    time.sleep(0.1)
+
+    assert runner.prepared == ["hangs", "newcomer"]
+    assert runner.batches == []
