@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import random
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
@@ -22,6 +23,7 @@ from load_tests.bench.traffic import GUIDANCE_SCALES, SAMPLERS, arrivals_s, make
 STEP_SHARES = ((8, 0.1), (20, 0.2), (30, 0.5), (50, 0.2))  # of the traffic; counts are divided to fit the time
 NEGATIVE_PROMPT = "lowres, watermark"  # of all: most callers send the same, while prompts and faces are their own
 RESULT_TIMEOUT_S = 300.0
+SWITCH_S = 0.001  # as serving/replicas/engine.py sets it
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -34,9 +36,10 @@ class Arrival:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Served:
-    """How a request fared, in seconds from its arrival."""
+    """How a request fared: when it arrived (time.monotonic), and seconds from then on."""
 
     steps: int
+    arrived_s: float
     first_step_s: float
     latency_s: float
 
@@ -87,6 +90,7 @@ def play(arrivals: Sequence[Arrival], submit: Submit) -> list[tuple[Arrival, flo
 @contextmanager
 def engine_with_threads(on_step: Callable[[StepReport], None] | None = None) -> Iterator[Engine]:
     """Our engine on the miniature as a replica runs it: one device thread, one to prepare and one to decode."""
+    sys.setswitchinterval(SWITCH_S)
     engine = Engine(
         Runner(engines.serving_model()),
         engines.scheduler(),
@@ -117,11 +121,11 @@ def serve_batched(plain: PlainDiffusers, arrivals: Sequence[Arrival], *, max_bat
 
 def _served_by_us(arrival: Arrival, submitted_s: float, done_s: float, picture: Picture) -> Served:
     stats = picture.stats
-    return Served(arrival.request.steps, stats.waiting_s + stats.prepare_s, done_s - submitted_s)
+    return Served(arrival.request.steps, submitted_s, stats.waiting_s + stats.prepare_s, done_s - submitted_s)
 
 
 def _served_by_batcher(arrival: Arrival, submitted_s: float, done_s: float, made: Made) -> Served:
-    return Served(arrival.request.steps, made.first_step_s - submitted_s, done_s - submitted_s)
+    return Served(arrival.request.steps, submitted_s, made.first_step_s - submitted_s, done_s - submitted_s)
 
 
 def sequential_rate_per_s(plain: PlainDiffusers, requests: Sequence[Request]) -> float:

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import platform
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -28,9 +29,15 @@ log = logging.getLogger(__name__)
 _MEMORY_SHARE = 0.8  # of what the largest batch leaves free: fragments, larger pictures and other libraries need some
 
 
+# Python lets a thread that computes in Python keep the interpreter for 5 ms, a tenth of a step: time that the device
+# thread waits when a request is prepared beside it. At 1 ms a newcomer's wait fell by half and no step took longer.
+_SWITCH_S = 0.001
+
+
 def open_engine(settings: Settings, on_step: Callable[[StepReport], None]) -> Engine:
     """Load a model folder that was checked, and build the engine, which is not started yet."""
     torch.set_num_threads(settings.model.threads)
+    sys.setswitchinterval(_SWITCH_S)
     limits = settings.engine
     model = InstantIDModel.load(
         settings.model.folder,
