@@ -15,7 +15,7 @@ from collections.abc import Callable
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 
 from instantid_serve.engine.admission import Admission
-from instantid_serve.engine.decoding import Decoder
+from instantid_serve.engine.decoding import Decoder, give_way
 from instantid_serve.engine.inbox import Inbox
 from instantid_serve.engine.request import Entry, StepReport
 from instantid_serve.engine.scheduler import Scheduler
@@ -60,7 +60,7 @@ class Engine:
         self._admission = Admission(max_resident_requests, state_bytes)
         self._on_step, self._clock = on_step, clock
         self._prepare_on = prepare_on or ThreadPoolExecutor(1, thread_name_prefix="engine-prepare")
-        self._decode_on = decode_on or ThreadPoolExecutor(1, thread_name_prefix="engine-decode")
+        self._decode_on = decode_on or ThreadPoolExecutor(1, thread_name_prefix="engine-decode", initializer=give_way)
         self._decoder = Decoder(runner, self._decode_on, most=decode_together, clock=clock, done=self._decoded)
         self._inbox = Inbox()
         self._tickets: dict[str, Ticket] = {}

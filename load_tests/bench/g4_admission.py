@@ -21,7 +21,8 @@ from load_tests.bench.open_loop import (
 
 MEASURED = (
     "Seconds from a request's arrival to the start of its first denoising step, Poisson arrivals: our engine with its "
-    "threads where rows are free, in times of the step that ran then; and beside static batching (B1) on the same traces at load 0.8 of B0."
+    "threads where rows are free, in times of the step that ran then; and beside "
+    "static batching (B1) on the same traces at load 0.8 of B0."
 )
 
 
