@@ -51,7 +51,7 @@ def _with_free_capacity(run: Run, plain: PlainDiffusers) -> None:
     """At 192 px prepare takes about a quarter of a step, as SDXL's does on a GPU. At 32 px it is half of one."""
     side_px = run.parameter("free capacity: picture side (px)", full=192, quick=32)
     divided_by = run.parameter("free capacity: step counts divided by", full=4, quick=8)
-    duration_s = run.parameter("free capacity: trace (s)", full=12.0, quick=0.6)
+    duration_s = run.parameter("free capacity: trace (s)", full=11.0, quick=0.6)
     repetitions = run.parameter("free capacity: repetitions", full=5, quick=1)
     load = run.parameter("free capacity: load of B0", full=0.5, quick=0.5)
     sample = requests_like_the_mix(12 if not run.quick else 2, seed=0, side_px=side_px, divided_by=divided_by)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -49,21 +50,24 @@ def measure(run: Run) -> None:
     few_steps = run.parameter("steps with a slow store", full=8, quick=4)
     few_steps_side_px = run.parameter("side_px with a slow store", full=192, quick=64)
     upload_s = run.parameter("upload_s", full=0.5, quick=0.1)
-    run.parameters |= {"rows": ROWS, "measured pictures": 2 * BATCH}
+    run.parameters |= {"rows": ROWS, "pictures at once": BATCH}
     engine = {"max_batch_rows": ROWS, "max_resident_requests": 16}
     with served.application({"engine": engine}) as application:
         application.make([form(number, side_px, 1) for number in range(BATCH)])  # the photo is known from here on
         for repetition, name in run.interleaved((SERVED, BARE), repetitions):
             with served.Company() as others:
-                rate = (
-                    through_serve(application, side_px, steps, repetition) if name == SERVED else bare(side_px, steps)
-                )
+                if name == SERVED:
+                    rate, step_s = through_serve(application, side_px, steps, repetition, batches=5)
+                else:
+                    rate = bare(side_px, steps)
+                    step_s = BATCH / rate / steps
             run.record(f"{name} pictures/s", rate, "pictures/s")
+            run.record(f"{name}: a step and the gap after it", step_s * 1000, "ms")
             run.record(f"{name}: other programs", others.cores, "cores")
         application.upload_takes(upload_s)
         for repetition, name in run.interleaved((SLOW, INLINE), repetitions):
             if name == SLOW:
-                rate = through_serve(application, few_steps_side_px, few_steps, repetition)
+                rate, _ = through_serve(application, few_steps_side_px, few_steps, repetition, batches=4)
             else:
                 rate = inline(few_steps_side_px, few_steps, upload_s)
             run.record(f"{name} pictures/s", rate, "pictures/s")
@@ -73,6 +77,7 @@ def measure(run: Run) -> None:
 def conclude(run: Run) -> None:
     """Compare, and draw."""
     run.ratio("end to end / bare steps", f"{SERVED} pictures/s", f"{BARE} pictures/s")
+    run.ratio("of it: step and gap", f"{BARE}: a step and the gap after it", f"{SERVED}: a step and the gap after it")
     run.ratio("slow store: ours / inline", f"{SLOW} pictures/s", f"{INLINE} pictures/s")
     run.require("end to end / bare steps", at_least=0.97, claim="end to end has 0.97x of the bare steps' throughput")
     run.require("slow store: ours / inline", at_least=2.0, claim="a slow upload costs an inline loop twice as much")
@@ -84,15 +89,24 @@ def conclude(run: Run) -> None:
     run.draw(lambda figure: plots.spread(figure, run, names, "Pictures per second, saturated"))
 
 
-def through_serve(application: served.Application, side_px: int, steps: int, repetition: int) -> float:
-    """Pictures per second of two full batches in the middle of four."""
+def through_serve(
+    application: served.Application, side_px: int, steps: int, repetition: int, *, batches: int
+) -> tuple[float, float]:
+    """Pictures per second of the full batches in the middle, and seconds of a step with the gap after it."""
     first = 1000 * (repetition + 1)
-    return middle_rate(application.make([form(first + n, side_px, steps) for n in range(4 * BATCH)]))
+    done = application.make([form(first + n, side_px, steps) for n in range(batches * BATCH)])
+    inside = done[BATCH:-BATCH]
+    return middle_rate([d.at_s for d in done]), fmean(d.stats["denoise_s"] for d in inside) / steps
 
 
 def middle_rate(done_s: Sequence[float]) -> float:
-    """Leave out the first batch, which nobody else's steps preceded, and the last, which runs out."""
-    return 2 * BATCH / (done_s[3 * BATCH - 1] - done_s[BATCH - 1])
+    """Pictures per second between the second batch and the last but one, of the batches' mean moments of completion.
+
+    The first has nobody's steps before it and the last runs out; means, because when one picture is published says
+    little of the others.
+    """
+    batches = [fmean(done_s[at : at + BATCH]) for at in range(0, len(done_s), BATCH)]
+    return BATCH * (len(batches) - 3) / (batches[-2] - batches[1])
 
 
 def form(number: int, side_px: int, steps: int) -> dict[str, Any]:
@@ -121,7 +135,7 @@ def inline(side_px: int, steps: int, upload_s: float) -> float:
     runner.upload_s = upload_s
     done_s: list[float] = []
     engine = Engine(runner, engines.scheduler(ROWS), max_resident_requests=16, decode_on=InlineExecutor())
-    futures = [engine.submit(request_of(n, side_px, steps)) for n in range(3 * BATCH)]
+    futures = [engine.submit(request_of(n, side_px, steps)) for n in range(4 * BATCH)]
     for future in futures:
         future.add_done_callback(lambda _: done_s.append(time.monotonic()))
     engine.start()

@@ -259,10 +259,10 @@ def _wasted(run: Run, storm: Storm) -> list[int]:
 def _left_behind(run: Run, storm: Storm) -> None:
     engine, runner = storm.engine, storm.runner
     unnamed = [f for f in storm.futures.values() if not f.cancelled() and _odd(f.exception(0))]
-    charged = engine.charged_bytes
     storm.futures.clear()
     deadline_s = time.monotonic() + 10
-    while gc.collect() + len(runner.tensors) and time.monotonic() < deadline_s:
+    # The last picture is given to its caller a moment before its place is free.
+    while (gc.collect() + len(runner.tensors) or engine.charged_bytes) and time.monotonic() < deadline_s:
         time.sleep(0.05)
     states = sum(type(o) is State for o in gc.get_objects())
     left = {
@@ -270,7 +270,7 @@ def _left_behind(run: Run, storm: Storm) -> None:
         "requests in the scheduler": len(storm.scheduler),
         "tickets": len(engine._tickets),  # noqa: SLF001 - what is counted is what nobody outside should see
         "places taken": engine._admission._inside,  # noqa: SLF001
-        "bytes charged": charged,
+        "bytes charged": engine.charged_bytes,
         "states": states,
         "tensors of requests": len(runner.tensors),
     }

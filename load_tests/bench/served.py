@@ -28,6 +28,14 @@ KEY = "bench"
 DEADLINE_S = 120.0
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Done:
+    """When a job of one picture was done (seconds since the epoch, the database's clock), and how it was made."""
+
+    at_s: float
+    stats: dict[str, float]
+
+
 @dataclasses.dataclass(frozen=True)
 class Application:
     """A served application, and a photo that its face analyser knows after the first job."""
@@ -35,14 +43,14 @@ class Application:
     config: ServeConfig
     photo: bytes
 
-    def make(self, forms: Sequence[dict[str, Any]]) -> list[float]:
-        """Submit all jobs and return when each was done, in order: seconds since the epoch on the database's clock."""
+    def make(self, forms: Sequence[dict[str, Any]]) -> list[Done]:
+        """Submit all jobs and return them in the order in which they were done."""
         with httpx2.Client(
             base_url=self.config.url, headers={"Authorization": f"Bearer {KEY}"}, timeout=DEADLINE_S, trust_env=False
         ) as http:
             files = {"image": self.photo}
             ids = [http.post("/v1/generations", data=form, files=files).json()["id"] for form in forms]
-            return sorted(_finished_at(http, id_) for id_ in ids)
+            return sorted((_done(http, id_) for id_ in ids), key=lambda done: done.at_s)
 
     def upload_takes(self, seconds: float) -> None:
         """Replace the publishers by some whose uploads take so long; nothing else restarts."""
@@ -65,7 +73,7 @@ class Application:
         return {replica["pid"] for replica in replicas if replica["state"] == "RUNNING"}
 
 
-def _finished_at(http: httpx2.Client, id_: str) -> float:
+def _done(http: httpx2.Client, id_: str) -> Done:
     ends = time.monotonic() + DEADLINE_S
     while not (job := http.get(f"/v1/generations/{id_}").json())["done"]:
         if time.monotonic() > ends:
@@ -73,7 +81,7 @@ def _finished_at(http: httpx2.Client, id_: str) -> float:
         time.sleep(0.25)  # rarely: what is asked here is asked on the cores that are measured
     if job["status"] != "succeeded":
         raise RuntimeError(f"job {id_} {job['status']}: {job['error']}")
-    return dt.datetime.fromisoformat(job["finished_at"]).timestamp()
+    return Done(dt.datetime.fromisoformat(job["finished_at"]).timestamp(), job["images"][0]["stats"])
 
 
 @contextlib.contextmanager
