@@ -85,7 +85,7 @@ class Loop:
 def measure(run: Run) -> None:
     """Measure one and eight replicas in turn."""
     repetitions = run.parameter("repetitions", full=5, quick=1)
-    window_s = run.parameter("window_s", full=10.0, quick=3.0)
+    window_s = run.parameter("window_s", full=8.0, quick=3.0)
     settle_s = run.parameter("settle_s", full=2.0, quick=0.5)
     steps = run.parameter("steps", full=8, quick=4)
     many = run.parameter("replicas", full=REPLICAS, quick=2)
