@@ -183,6 +183,12 @@ class Settings(BaseSettings):
     api: ApiSettings = Field(default_factory=ApiSettings)
     limits: LimitSettings = Field(default_factory=LimitSettings)
 
+    @model_validator(mode="after")
+    def _fp8_is_for_bfloat16(self) -> Self:
+        if self.engine.fp8_linears and self.model.dtype != "bfloat16":
+            raise ValueError("engine.fp8_linears needs model.dtype bfloat16")
+        return self
+
     @classmethod
     def settings_customise_sources(
         cls,

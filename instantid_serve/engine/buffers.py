@@ -128,9 +128,13 @@ class Buffers:
             zone.extend((member.serial, row) for row in range(member.rows))
         rows, moved = self._seating.arrange(front, back)
         at = {member.serial: index for index, member in enumerate(members)}
-        for seat in moved:
-            serial, row = rows[seat]
-            self._copy_in(members[at[serial]].conditioning, row, seat)
+        try:
+            for seat in moved:
+                serial, row = rows[seat]
+                self._copy_in(members[at[serial]].conditioning, row, seat)
+        except BaseException:
+            self._forget()  # or a row that was not copied would be taken for one that was
+            raise
         arranged = (rows, [member.serial for member in members])
         if moved or arranged != self._arranged:
             self._arranged = arranged

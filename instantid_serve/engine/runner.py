@@ -222,28 +222,26 @@ class Runner:
         return unconditional + scales * (conditional - unconditional)
 
     def _networks(self, key: ShapeKey, batch: Gathered, generation: int) -> torch.Tensor:
-        exact = bool(key.exact_rows)
         if self._graphs is None:
-            return self._both(batch, self._identitynet_rows(key, batch), exact=exact)
-        # One graph each with and without IdentityNet: rows whose strength is 0 now are computed and come to nothing.
-        identitynet_rows = len(batch.latents) if batch.working else 0
-        shape = (len(batch.latents), identitynet_rows, batch.conditioning["text"].shape[1], batch.text_mask is not None)
-        return self._graphs.run((generation, exact, *shape), lambda: self._both(batch, identitynet_rows, exact=exact))
+            return self._both(batch, whole=bool(key.exact_rows))
+        tokens = batch.conditioning["text"].shape[1]
+        name = (generation, len(batch.latents), batch.working > 0, tokens, batch.text_mask is not None)
+        return self._graphs.run(name, lambda: self._both(batch, whole=True))
 
-    def _identitynet_rows(self, key: ShapeKey, batch: Gathered) -> int:
-        """Rows for IdentityNet: those in front, whose strength is not 0 now; in an exact batch all or none."""
-        if key.exact_rows and batch.working:
-            return len(batch.latents)
-        return batch.working
+    def _both(self, batch: Gathered, *, whole: bool) -> torch.Tensor:
+        """IdentityNet and then the UNet.
 
-    def _both(self, batch: Gathered, identitynet_rows: int, *, exact: bool) -> torch.Tensor:
+        IdentityNet runs on the rows in front, whose strength is not 0 now; with ``whole`` on all rows or none, so that
+        what is run does not depend on how many those are: for a recording, and for the fixed-bucket tier's bits.
+        """
         residuals = None
+        identitynet_rows = len(batch.latents) if whole and batch.working else batch.working
         if identitynet_rows:
             front = batch.first(identitynet_rows)
             residuals = self._model.identitynet(
                 front.latents, front.timesteps, front.conditioning, front.identitynet_strengths
             )
-            if exact:
+            if whole:
                 residuals = [only_where(r, batch.identitynet_strengths) for r in residuals]
             elif identitynet_rows < len(batch.latents):
                 residuals = [extended(r, len(batch.latents)) for r in residuals]

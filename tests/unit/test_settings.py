@@ -55,3 +55,8 @@ def test_a_database_url_is_not_shown():
     settings = Settings.load({"database": {"url": "postgresql://user:very-secret@host/jobs"}})
 
     assert "very-secret" not in repr(settings)
+
+
+def test_fp8_is_refused_where_it_does_not_work():
+    with pytest.raises(ConfigurationError, match="bfloat16"):
+        Settings.load({"engine": {"fp8_linears": True}})

@@ -61,7 +61,7 @@ def open_engine(settings: Settings, on_step: Callable[[StepReport], None]) -> En
         runner,
         Scheduler(max_batch_rows=max_rows, ageing_s=limits.ageing_s, step_times=times),
         max_resident_requests=limits.max_resident_requests,
-        state_bytes=limits.state_bytes or _MEMORY_SHARE * _free_bytes(model.device) - runner.reserve_bytes,
+        state_bytes=limits.state_bytes or _state_bytes(model.device, runner),
         decode_together=limits.decode_together,
         on_step=on_step,
     )
@@ -122,7 +122,9 @@ def _is_cuda(model: InstantIDModel) -> bool:
     return model.device.type == "cuda"
 
 
-def _free_bytes(device: torch.device) -> int:
+def _state_bytes(device: torch.device, runner: Runner) -> float:
+    """What requests may hold: most of what the largest batch leaves of a GPU's memory, a quarter of a host's."""
     if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
+        free_bytes = torch.cuda.mem_get_info(device)[0]
+        return max(_MEMORY_SHARE * free_bytes - runner.reserve_bytes, 0.2 * free_bytes)
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 4
