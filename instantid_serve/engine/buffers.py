@@ -1,7 +1,7 @@
 """The preallocated buffers of one shape: what a step's forward pass reads, gathered row by row.
 
 What stays the same over a request's steps is copied once, when its row takes a seat. Every step then writes latents and
-one small block of numbers. Addresses never change, which is also what CUDA graphs need.
+one small block of numbers. Addresses only change when a buffer grows, which CUDA graphs need: see `generation`.
 """
 
 from __future__ import annotations
@@ -83,8 +83,8 @@ class Buffers:
     ) -> Gathered:
         """Seat the members, write this step's inputs, and return the first ``padded_rows`` rows.
 
-        ``scaled``: each member's latents (1, ...) as the UNet takes them. Rows beyond the members' hold no one's
-        inputs, and nobody reads what comes of them.
+        ``scaled``: each member's latents (1, ...) as the UNet takes them. Rows beyond the members' hold whatever lies
+        there, with strengths of 0, and nobody reads what comes of them.
         """
         rows = sum(m.rows for m in members)
         if max(rows, padded_rows) > self._max_rows:

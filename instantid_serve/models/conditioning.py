@@ -20,8 +20,8 @@ Named = dict[str, torch.Tensor]
 class Conditioner:
     """Turns prompts, face and landmark picture into the tensors that the two networks are handed at every step.
 
-    Prompts and faces are remembered, the least recently used forgotten first. An entry is at home in one ``scope``: a
-    face is only ever found again under the scope, that is for the tenant, that brought it.
+    Prompts and faces are remembered in memory, the least recently used forgotten first. A face is only found again
+    under the ``scope`` that brought it, its tenant's; prompts are everybody's.
     """
 
     def __init__(self, parts: Components, *, cache_bytes: int) -> None:
