@@ -8,6 +8,7 @@ is handed the values it needs.
 from __future__ import annotations
 
 import os
+import typing
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -17,6 +18,23 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from instantid_serve.errors import ConfigurationError
 
 ENV_PREFIX = "INSTANTID_"
+TENANT_PATTERN = r"^[a-z0-9][a-z0-9-]{0,62}$"
+
+# What an API key may do. `admin` is for operators: tenants, their keys and limits.
+Scope = Literal[
+    "generations:read",
+    "generations:write",
+    "identities:read",
+    "identities:write",
+    "webhooks:read",
+    "webhooks:write",
+    "keys:read",
+    "keys:write",
+    "usage:read",
+    "admin",
+]
+SCOPES: tuple[Scope, ...] = typing.get_args(Scope)
+TENANT_SCOPES: tuple[Scope, ...] = tuple(scope for scope in SCOPES if scope != "admin")
 
 
 def data_home() -> Path:
@@ -94,6 +112,7 @@ class DatabaseSettings(_Section):
         default_factory=lambda: SecretStr(f"sqlite:///{data_home() / 'jobs.sqlite3'}"), validate_default=True
     )
     busy_timeout_s: Seconds = 10.0
+    upgrade_at_start: bool = True  # False where a job runs `instantid-serve database upgrade` before a roll-out
 
 
 class FolderStoreSettings(_Section):
@@ -126,6 +145,7 @@ class DispatcherSettings(_Section):
     lease_s: Seconds = 30.0
     heartbeat_s: Seconds = 1.0  # also how soon a cancel reaches the engine and progress reaches the row
     poll_s: Seconds = 0.1
+    reserved_share: Annotated[float, Field(ge=0, lt=1)] = 0.125  # of these, for tenants that have nothing running
     max_attempts: Count = 3
     stage_timeout_s: Seconds = 600.0
     release_delay_s: Seconds = 1.0  # before a job whose stage died is tried again; doubles with every attempt
@@ -139,10 +159,11 @@ class DispatcherSettings(_Section):
 
 
 class ApiKey(_Section):
-    """An API key: whose it is, and the SHA-256 of the key in hex. The key itself is nowhere."""
+    """An API key for as long as the file names it: whose it is, and the key's SHA-256 in hex. The key is nowhere."""
 
-    tenant: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")
+    tenant: str = Field(pattern=TENANT_PATTERN)
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    scopes: tuple[Scope, ...] = TENANT_SCOPES
 
 
 class ApiSettings(_Section):
@@ -167,6 +188,39 @@ class LimitSettings(_Section):
     max_prompt_chars: Count = 2000
 
 
+class TenancySettings(_Section):
+    """What a tenant may do where its own row says nothing, and how keys and limits are checked."""
+
+    requests_per_minute: Count = 1200  # of all routes together
+    max_running_pictures: Count | None = None
+    max_queued_jobs: Count = 1000
+    pictures_per_month: Count | None = None
+    retention_s: Seconds = 86_400.0  # of a job with its photo and pictures, from its end
+    identity_retention_s: Seconds = 30 * 86_400.0  # of an identity's photos, from its registration
+    upload_retention_s: Seconds = 3600.0
+    key_cache_s: Annotated[float, Field(gt=0, le=5)] = 3.0  # how long a revoked key may still work
+    rate_limit_storage: SecretStr = SecretStr("memory://")  # or redis://…, which the API's replicas share
+
+
+class OutboundSettings(_Section):
+    """What may be fetched from, or sent to, addresses that tenants name."""
+
+    allowed_networks: tuple[str, ...] = ()  # private networks (CIDR) that may be reached all the same
+    ports: tuple[int, ...] = (80, 443)
+    webhooks_need_https: bool = True
+    fetch_timeout_s: Seconds = 10.0
+    webhook_timeout_s: Seconds = 15.0
+
+
+class HousekeepingSettings(_Section):
+    """The work beside generations: webhooks are delivered, and what is past its time is removed."""
+
+    poll_s: Seconds = 0.5
+    max_deliveries_in_flight: Count = 64
+    max_deliveries_per_host: Count = 8  # a receiver that hangs holds no more than these
+    sweep_every_s: Seconds = 60.0
+
+
 class Settings(BaseSettings):
     """Everything one application is configured with."""
 
@@ -182,6 +236,9 @@ class Settings(BaseSettings):
     dispatcher: DispatcherSettings = Field(default_factory=DispatcherSettings)
     api: ApiSettings = Field(default_factory=ApiSettings)
     limits: LimitSettings = Field(default_factory=LimitSettings)
+    tenancy: TenancySettings = Field(default_factory=TenancySettings)
+    outbound: OutboundSettings = Field(default_factory=OutboundSettings)
+    housekeeping: HousekeepingSettings = Field(default_factory=HousekeepingSettings)
 
     @model_validator(mode="after")
     def _fp8_is_for_bfloat16(self) -> Self:

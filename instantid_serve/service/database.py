@@ -1,4 +1,4 @@
-"""The database: its tables, its connections, its clock and its migrations. The only file that knows the driver.
+"""The database: its connections, its clock and its migrations. The only file that knows the driver.
 
 SQLite embedded and PostgreSQL in clusters run the same statements. All times are seconds since the epoch on the
 database's clock, so that workers whose own clocks disagree still agree about leases.
@@ -12,7 +12,6 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import alembic.command
 import alembic.config
@@ -21,47 +20,19 @@ import sqlalchemy as sa
 import sqlalchemy.exc
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy.dialects.postgresql import JSONB
 
 from instantid_serve.errors import ConfigurationError, ConflictError, DatabaseError
+from instantid_serve.service.tables import compatibility
+from instantid_serve.settings import DatabaseSettings
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 _UPGRADE_LOCK = 0x1D5E  # any number, as long as no other program takes the same advisory lock
 _JULIAN_DAY_OF_EPOCH = 2440587.5
 _WAL_RETRY_S = 0.02
 
+EVERY_TENANT = "*"  # what workers, operators and migrations act for; no tenant can be named so
+
 Clock = Callable[[], sa.ColumnElement[float]]
-
-metadata = sa.MetaData()
-_json = sa.JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
-
-jobs = sa.Table(
-    "jobs",
-    metadata,
-    sa.Column("id", sa.Text, primary_key=True),
-    sa.Column("tenant", sa.Text, nullable=False),
-    sa.Column("status", sa.Text, nullable=False),
-    sa.Column("spec", _json, nullable=False),
-    sa.Column("photo_key", sa.Text, nullable=False),
-    sa.Column("pictures", sa.Integer, nullable=False),  # of the spec; the unit of budgets and fairness
-    sa.Column("attempts", sa.Integer, nullable=False),  # claims that were not handed back unharmed
-    sa.Column("fence", sa.BigInteger, nullable=False),  # grows with every claim; a settle must name the current one
-    sa.Column("worker", sa.Text),
-    sa.Column("lease_until", sa.Double),
-    sa.Column("not_before", sa.Double, nullable=False),
-    sa.Column("cancel_requested", sa.Boolean(create_constraint=False), nullable=False),
-    sa.Column("step", sa.Integer, nullable=False),
-    sa.Column("steps", sa.Integer, nullable=False),
-    sa.Column("images", _json, nullable=False),
-    sa.Column("error", _json),
-    sa.Column("timings", _json, nullable=False),
-    sa.Column("created_at", sa.Double, nullable=False),
-    sa.Column("updated_at", sa.Double, nullable=False),
-    sa.Column("started_at", sa.Double),
-    sa.Column("finished_at", sa.Double),
-    sa.Index("jobs_by_status", "status", "created_at", "id"),
-    sa.Index("jobs_by_tenant", "tenant", "created_at", "id"),
-)
 
 
 class Database:
@@ -71,17 +42,39 @@ class Database:
         self._reader = engine
         self._writer = engine.execution_options(write=True)
 
+    @property
+    def url(self) -> sa.URL:
+        """Where it is; it may hold a password."""
+        return self._reader.url
+
+    @property
+    def is_postgresql(self) -> bool:
+        """Whether it can tell its clients that something changed."""
+        return self._reader.dialect.name == "postgresql"
+
     @contextlib.contextmanager
-    def read(self) -> Iterator[sa.Connection]:
-        """A transaction that only reads. Raises DatabaseError when the database does not answer."""
+    def read(self, tenant: str = EVERY_TENANT) -> Iterator[sa.Connection]:
+        """A transaction that only reads, as ``tenant``: PostgreSQL then shows it no other tenant's rows.
+
+        Raises DatabaseError when the database does not answer.
+        """
         with translated_errors(), self._reader.begin() as connection:
+            self._act_for(connection, tenant)
             yield connection
 
     @contextlib.contextmanager
-    def write(self) -> Iterator[sa.Connection]:
-        """A transaction that writes, committed at the end. Raises DatabaseError, or ConflictError for a taken key."""
+    def write(self, tenant: str = EVERY_TENANT) -> Iterator[sa.Connection]:
+        """A transaction that writes, committed at the end, as ``tenant``.
+
+        Raises DatabaseError, or ConflictError for a taken key.
+        """
         with translated_errors(), self._writer.begin() as connection:
+            self._act_for(connection, tenant)
             yield connection
+
+    def _act_for(self, connection: sa.Connection, tenant: str) -> None:
+        if self.is_postgresql and tenant != EVERY_TENANT:
+            connection.execute(sa.select(sa.func.set_config("instantid.tenant", tenant, True)))  # noqa: FBT003 - SQL
 
     def now(self) -> sa.ColumnElement[float]:
         """The database's time within the statement that uses it: seconds since the epoch."""
@@ -175,7 +168,9 @@ def _use_wal(connection: sqlite3.Connection, timeout_s: float) -> None:
 
 def _open_postgresql(url: sa.URL, busy_timeout_s: float) -> sa.Engine:
     timeout_ms = math.ceil(busy_timeout_s * 1000)
-    options = f"-c lock_timeout={timeout_ms} -c statement_timeout={timeout_ms}"
+    # What row-level security looks at; transactions on a tenant's behalf set it to the tenant.
+    scope = f"-c instantid.tenant={EVERY_TENANT}"
+    options = f"{scope} -c lock_timeout={timeout_ms} -c statement_timeout={timeout_ms}"
     try:
         return sa.create_engine(
             url,
@@ -188,15 +183,22 @@ def _open_postgresql(url: sa.URL, busy_timeout_s: float) -> sa.Engine:
         raise ConfigurationError("PostgreSQL needs a driver: install psycopg[binary]") from error
 
 
+def ready_database(settings: DatabaseSettings) -> Database:
+    """The database that the settings name, with tables of this version. Raises as the three functions it calls do."""
+    database = open_database(settings.url.get_secret_value(), settings.busy_timeout_s)
+    (upgrade if settings.upgrade_at_start else require_current)(database)
+    return database
+
+
 def upgrade(database: Database) -> None:
     """Bring the tables to this version's form. Safe when several processes start at once: one works, the others wait.
 
-    Raises ConfigurationError when the database was made by a version that this one does not know.
+    Tables of a later version stay as they are, as long as that version left room for this one: during a roll-out the
+    old replicas still start. Raises ConfigurationError when it did not.
     """
-    config = alembic.config.Config()
-    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+    config = _alembic()
     try:
-        if _is_current(database, config):
+        if _is_usable(database, config):
             return
         # SQLite's write transaction is the lock there. DDL is transactional in both, so a crash leaves no half.
         with database.write() as connection:
@@ -208,7 +210,29 @@ def upgrade(database: Database) -> None:
         raise ConfigurationError(f"the database cannot be brought to this version: {error}") from error
 
 
-def _is_current(database: Database, config: alembic.config.Config) -> bool:
-    wanted: Any = ScriptDirectory.from_config(config).get_heads()
+def require_current(database: Database) -> None:
+    """Raise ConfigurationError unless the tables can be used as they are: for replicas that must not change them."""
+    if not _is_usable(database, _alembic()):
+        raise ConfigurationError("the database is not of this version: run `instantid-serve database upgrade`")
+
+
+def _alembic() -> alembic.config.Config:
+    config = alembic.config.Config()
+    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+    return config
+
+
+def _is_usable(database: Database, config: alembic.config.Config) -> bool:
+    scripts = ScriptDirectory.from_config(config)
+    known = {script.revision for script in scripts.walk_revisions()}
+    head = str(scripts.get_current_head())
     with database.read() as connection:
-        return set(MigrationContext.configure(connection).get_current_heads()) == set(wanted)
+        found = MigrationContext.configure(connection).get_current_revision()
+        if found is None or found == head:
+            return found == head
+        if found in known:
+            return False
+        oldest = connection.execute(sa.select(compatibility.c.oldest)).scalar_one()
+    if oldest > head:  # migrations are numbered
+        raise ConfigurationError("the database was made by a later version that left no room for this one")
+    return True

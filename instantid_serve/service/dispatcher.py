@@ -26,8 +26,10 @@ from instantid_serve.errors import (
     UnavailableError,
 )
 from instantid_serve.service.backoff import backoff_s
+from instantid_serve.service.fairness import Room
 from instantid_serve.service.generation import Stages
-from instantid_serve.service.jobs import Jobs
+from instantid_serve.service.job_queue import JobQueue
+from instantid_serve.service.pace import Pace
 from instantid_serve.service.work import Stop, Work
 from instantid_serve.settings import DispatcherSettings
 
@@ -40,8 +42,19 @@ _LAST_WRITES_S = 5.0  # after the drain, for handing jobs back
 class Dispatcher:
     """One worker of the queue. ``worker`` names it in the jobs' rows; nothing depends on the name being unique."""
 
-    def __init__(self, jobs: Jobs, stages: Stages, settings: DispatcherSettings, worker: str) -> None:
+    def __init__(
+        self,
+        jobs: JobQueue,
+        stages: Stages,
+        settings: DispatcherSettings,
+        worker: str,
+        *,
+        tenant_pictures: int | None = None,
+    ) -> None:
+        """``tenant_pictures``: what a tenant may have running whose row says nothing."""
         self._jobs = jobs
+        self._tenant_pictures = tenant_pictures
+        self._pace = Pace(settings.max_pictures_in_flight)
         self._stages = stages
         self._settings = settings
         self._worker = worker
@@ -76,12 +89,22 @@ class Dispatcher:
         self._changed.set()
         await self._idle.wait()
 
+    def wake(self) -> None:
+        """Look for work now: something was put into the queue. To be called on the loop's thread."""
+        self._changed.set()
+
+    def _room(self) -> Room:
+        most = self._settings.max_pictures_in_flight
+        left = max(most - self.pictures_in_flight, 0)
+        reserved = int(most * self._settings.reserved_share)
+        return Room(left, min(reserved, left), not self._held, self._tenant_pictures)
+
     async def _claim(self) -> bool:
         """Claim and start what there is room for; whether the database answered."""
-        room = self._settings.max_pictures_in_flight - self.pictures_in_flight
-        if room <= 0:
+        room = self._room()
+        if room.pictures <= 0:
             return True
-        claim = partial(self._jobs.claim, self._worker, room, self._settings.lease_s, oversized=not self._held)
+        claim = partial(self._jobs.claim, self._worker, room, self._settings.lease_s)
         try:
             claims = await asyncio.to_thread(claim)
         except Exception as error:  # noqa: BLE001 - the loop outlives every fault, or queued jobs wait for ever
@@ -105,8 +128,11 @@ class Dispatcher:
             await asyncio.sleep(self._settings.heartbeat_s)
             works = {(work.job.id, work.fence): work for work in self._held}
             beats = [work.beat for work in works.values()]
+            steps = {beat.id: beat.step for beat in beats}
+            speed = self._pace.measure(asyncio.get_running_loop().time(), steps, self.pictures_in_flight)
             try:
                 pulse = await asyncio.to_thread(self._jobs.heartbeat, beats, self._settings.lease_s)
+                await asyncio.to_thread(self._jobs.report, self._worker, speed)
             except Exception as error:  # noqa: BLE001 - without a heart every job would be lost
                 _log.warning("heartbeat failed", extra={"worker": self._worker, **_described(error)})
                 continue
@@ -133,6 +159,9 @@ class Dispatcher:
         await asyncio.wait({work.task})
         if work.stopped is Stop.CANCELED:
             return partial(self._jobs.settle_canceled, job_id, fence)
+        if work.stopped is Stop.EXPIRED:
+            late = DeadlineError("the deadline passed before the pictures were done")
+            return partial(self._jobs.settle_expired, job_id, fence, late.to_json())
         if work.stopped is not None:  # a lost job's release is refused, by _write or by the fence
             return partial(self._jobs.release, job_id, fence)
         if work.task.cancelled():  # nobody here did that: something in a stage was torn down
@@ -140,7 +169,7 @@ class Dispatcher:
         if error := work.task.exception():
             return self._failure(work, error)
         result = work.task.result()
-        return partial(self._jobs.settle_succeeded, job_id, fence, result.images, result.timings)
+        return partial(self._jobs.settle_succeeded, job_id, fence, result.images, result.timings, result.provenance)
 
     def _failure(self, work: Work, error: BaseException) -> partial[None]:
         """What an error means for the job. The most specific comes first."""

@@ -1,18 +1,50 @@
-"""Whose job is next: the tenant with the fewest pictures running, and of it the oldest job."""
+"""Whose job is next: self-clocked weighted fair queueing between tenants, priority classes within one.
+
+A job's *virtual finish* is when it would be done if every tenant had a server of its own, as fast as its weight:
+that of the tenant's job before it, or the virtual time now if that is later, plus pictures / weight. Jobs are claimed
+in this order, and the virtual time is that of the last one claimed (S. J. Golestani, "A self-clocked fair queueing
+scheme for broadband applications", INFOCOM 1994). A tenant with a backlog of any length so delays another by no more
+than the job at its head.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
+from collections.abc import Sequence
+
 import sqlalchemy as sa
 
-from instantid_serve.service.database import jobs
+from instantid_serve.service.job import Priority
+from instantid_serve.service.tables import fair_share, jobs, owned_by, tenants
+
+# A job that waited so long is passed by none of its tenant's later jobs, whatever their priority.
+AGED_S = 600.0
 
 # Left to itself, PostgreSQL may compute the turns anew for every row (measured: 850 ms instead of 25 at 1,000 jobs).
 _ONCE = "MATERIALIZED"
+# Jobs looked at beyond those there is room for: some tenants may have no room, others nothing running.
+_BEYOND = 64
+_UNBOUNDED = 1_000_000_000
 
 
-def waiting(now: sa.ColumnElement[float]) -> sa.ColumnElement[bool]:
-    """Jobs that a worker may claim: queued and due, or running under a lease that ran out."""
-    return sa.or_(sa.and_(jobs.c.status == "queued", jobs.c.not_before <= now), lease_expired(now))
+@dataclasses.dataclass(frozen=True, slots=True)
+class Room:
+    """How many pictures a worker takes: ``pictures`` in all, ``reserved`` of them only for tenants with none running.
+
+    ``oversized``: the first job is taken whatever its size, by a worker that holds nothing. ``tenant_pictures``: what a
+    tenant may have running whose row says nothing.
+    """
+
+    pictures: int
+    reserved: int = 0
+    oversized: bool = False
+    tenant_pictures: int | None = None
+
+
+def due(now: sa.ColumnElement[float]) -> sa.ColumnElement[bool]:
+    """Jobs that a worker may claim."""
+    return sa.and_(jobs.c.status == "queued", jobs.c.not_before <= now)
 
 
 def lease_expired(now: sa.ColumnElement[float]) -> sa.ColumnElement[bool]:
@@ -20,47 +52,98 @@ def lease_expired(now: sa.ColumnElement[float]) -> sa.ColumnElement[bool]:
     return sa.and_(jobs.c.status == "running", jobs.c.lease_until < now)
 
 
-def next_in_turn(now: sa.ColumnElement[float], max_pictures: int, *, oversized: bool) -> sa.Select[tuple[str]]:
-    """Select the ids of the waiting jobs to claim: as many as ``max_pictures`` pictures allow, in turn.
+def next_in_turn(now: sa.ColumnElement[float], room: Room) -> sa.Select[tuple[str]]:
+    """Select the ids of the jobs to claim, in turn.
 
-    A job's turn is decided by its load: the pictures its tenant would have running when the job starts, that is, those
-    running now and those of its own older waiting jobs. Ordering by load and then by age is what claiming one job at a
-    time for the least loaded tenant would give. A job too large for what is left ends the selection instead of being
-    overtaken, or small jobs would starve it; with ``oversized`` the first job is taken whatever its size.
+    A job too large for what is left ends the selection instead of being overtaken, or small jobs would starve it.
     """
-    by_age = (jobs.c.created_at, jobs.c.id)
+    turn = (jobs.c.virtual_finish, jobs.c.created_at, jobs.c.id)
     busy = (
         sa.select(jobs.c.tenant, sa.func.sum(jobs.c.pictures).label("pictures"))
-        .where(jobs.c.status == "running", jobs.c.lease_until >= now)
+        .where(jobs.c.status == "running")
         .group_by(jobs.c.tenant)
         .cte("busy")
         .prefix_with(_ONCE)
     )
-    older = sa.func.sum(jobs.c.pictures).over(partition_by=jobs.c.tenant, order_by=by_age, rows=(None, 0))
-    loaded = (
-        sa.select(
-            jobs.c.id,
-            jobs.c.pictures,
-            jobs.c.created_at,
-            (sa.func.coalesce(busy.c.pictures, 0) + older - jobs.c.pictures).label("load"),
-        )
-        .outerjoin_from(jobs, busy, jobs.c.tenant == busy.c.tenant)
-        .where(waiting(now))
-        .subquery("loaded")
+    running = sa.func.coalesce(busy.c.pictures, 0)
+    allowed = sa.func.coalesce(tenants.c.max_running_pictures, room.tenant_pictures or _UNBOUNDED)
+    heads = (
+        sa.select(*turn, jobs.c.tenant, jobs.c.pictures, running.label("running"), allowed.label("allowed"))
+        .select_from(jobs)
+        .outerjoin(busy, jobs.c.tenant == busy.c.tenant)
+        .outerjoin(tenants, jobs.c.tenant == tenants.c.id)
+        .where(due(now), sa.or_(running + jobs.c.pictures <= allowed, running == 0))
+        .order_by(*turn)
+        .limit(room.pictures + _BEYOND)
+        .cte("heads")
+        .prefix_with(_ONCE)
     )
-    turn = (loaded.c.load, loaded.c.created_at, loaded.c.id)
-    total = sa.func.sum(loaded.c.pictures).over(order_by=turn, rows=(None, 0)).label("total")
-    summed = sa.select(loaded.c.id, loaded.c.pictures, total).cte("summed").prefix_with(_ONCE)
-    chosen = summed.c.total <= max_pictures
-    if oversized:
-        chosen = sa.or_(chosen, summed.c.total == summed.c.pictures)  # true of the first alone
+    chosen = _chosen(heads, room)
     # Locking is a query of its own because PostgreSQL locks no rows behind a window; SQLite, which has one writer at a
-    # time, leaves the clause out. A row that another worker took meanwhile is skipped or no longer waiting.
+    # time, leaves the clause out. A row that another worker took meanwhile is skipped or no longer due.
     locked = (
         sa.select(jobs.c.id)
-        .where(jobs.c.id.in_(sa.select(summed.c.id).where(chosen)), waiting(now))
+        .where(jobs.c.id.in_(chosen), due(now))
         .with_for_update(skip_locked=True)
         .cte("locked")
         .prefix_with(_ONCE)
     )
     return sa.select(locked.c.id)
+
+
+def _chosen(heads: sa.CTE, room: Room) -> sa.Select[tuple[str]]:
+    own = _running_sum(heads.c.pictures, heads, partition_by=heads.c.tenant)
+    counted = sa.select(heads, own.label("own")).subquery("counted")
+    first = counted.c.own == counted.c.pictures  # of its tenant
+    fits = sa.or_(
+        counted.c.running + counted.c.own <= counted.c.allowed,
+        sa.and_(counted.c.running == 0, first),  # a job larger than its tenant's limit runs alone
+    )
+    idle = sa.and_(first, counted.c.running == 0).label("idle")
+    total = _running_sum(counted.c.pictures, counted).label("total")
+    fitting = sa.select(counted, idle, total).where(fits).subquery("fitting")
+    open_room = max(room.pictures - room.reserved, 0)
+    spare = sa.case((sa.and_(fitting.c.idle, fitting.c.total > open_room), fitting.c.pictures), else_=0)
+    spared = _running_sum(spare, fitting).label("spared")
+    summed = sa.select(fitting, spared).cte("summed").prefix_with(_ONCE)
+    conditions = [
+        summed.c.total <= open_room,
+        sa.and_(summed.c.idle, summed.c.total > open_room, summed.c.spared <= room.pictures - open_room),
+    ]
+    if room.oversized:
+        conditions.append(summed.c.total == summed.c.pictures)  # true of the first alone
+    return sa.select(summed.c.id).where(sa.or_(*conditions))
+
+
+def _running_sum(
+    value: sa.ColumnElement[int], table: sa.FromClause, partition_by: sa.ColumnElement[str] | None = None
+) -> sa.ColumnElement[int]:
+    turn = (table.c.virtual_finish, table.c.created_at, table.c.id)
+    return sa.func.sum(value).over(partition_by=partition_by, order_by=turn, rows=(None, 0))
+
+
+def tags(
+    connection: sa.Connection, now: sa.ColumnElement[float], tenant: str, priority: Priority, costs: Sequence[float]
+) -> list[float]:
+    """The virtual finishes of new jobs of ``tenant``, of one ``priority``; ``costs``: pictures / weight of each.
+
+    Its tenant's waiting jobs of a lower class make way: they move back by what the new ones cost, as if these had come
+    before them, so other tenants do not notice. Those that are :data:`AGED_S` old stay, and the new ones go behind.
+    """
+    queued = sa.and_(owned_by(jobs, tenant), jobs.c.status == "queued")
+    passed = sa.and_(jobs.c.priority < priority, jobs.c.created_at > now - AGED_S)
+    before = sa.select(sa.func.max(jobs.c.virtual_finish)).where(queued, sa.not_(passed))
+    start = max(
+        connection.execute(sa.select(fair_share.c.virtual_time)).scalar_one(),
+        connection.execute(before).scalar_one() or 0.0,
+    )
+    if priority > Priority.LOW:
+        moved = {"virtual_finish": jobs.c.virtual_finish + sum(costs)}
+        connection.execute(sa.update(jobs).where(queued, passed).values(moved))
+    return [start + done for done in itertools.accumulate(costs)]
+
+
+def advance(connection: sa.Connection, virtual_finish: float) -> None:
+    """Move the virtual time on to a job that was claimed; it never goes back."""
+    behind = fair_share.c.virtual_time < virtual_finish
+    connection.execute(sa.update(fair_share).where(behind).values(virtual_time=virtual_finish))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import typing
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Any, Protocol
 
 from instantid_serve import samplers
@@ -14,7 +14,7 @@ if typing.TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from instantid_serve.service.jobs import Job
+    from instantid_serve.service.job import Job
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
@@ -30,11 +30,15 @@ class Subject:
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class Finished:
-    """The last message of a generation: a reference to the pixels, opaque to the dispatcher, and how they were made."""
+    """The last message of a generation: a reference to the pixels, opaque to the dispatcher, and how they were made.
+
+    ``made_with``: the generator's model, weights, device and library versions, as JSON values.
+    """
 
     pixels: Any = dataclasses.field(repr=False)
     stats: PictureStats
     precision: str = ""
+    made_with: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
@@ -54,8 +58,8 @@ class Stages(Protocol):
     the job is tried again), or another ServiceError (the job fails).
     """
 
-    async def analyze(self, photo_key: str, spec: GenerationSpec) -> Subject:
-        """Find the spec's face in the stored photo."""
+    async def analyze(self, photos: tuple[str, ...], spec: GenerationSpec) -> Subject:
+        """Find the spec's face in the stored photos: the first one places it, all of them say who it is."""
 
     def generate(self, request: Request) -> AsyncIterator[Progress | Finished]:
         """Denoise one picture: any number of Progress, then one Finished. Closing it early stops the work."""
@@ -64,8 +68,11 @@ class Stages(Protocol):
         """Encode a picture and store it under the key. Done twice, it stores once."""
 
 
-def requests_for(job: Job, subject: Subject) -> list[Request]:
-    """The engine's requests for a job: one per picture, picture i with seed + i and the id ``<job id>.<i>``."""
+def requests_for(job: Job, subject: Subject, deadline_s: float | None = None) -> list[Request]:
+    """The engine's requests for a job: one per picture, picture i with seed + i and the id ``<job id>.<i>``.
+
+    ``deadline_s``: on the clock of whoever holds the requests (``time.monotonic``).
+    """
     spec = job.spec
     sampler, options = samplers.resolve(spec.sampler)
     return [
@@ -88,6 +95,13 @@ def requests_for(job: Job, subject: Subject) -> list[Request]:
             identitynet_end=spec.identitynet_end,
             exact=spec.exact,
             scope=job.tenant,
+            deadline_s=deadline_s,
         )
         for index in range(spec.count)
     ]
+
+
+def provenance(job: Job, sampler: str, made_with: Mapping[str, Any]) -> dict[str, Any]:
+    """What made the pictures, for the record: with the job's parameters, all that is needed to make them again."""
+    _, options = samplers.resolve(job.spec.sampler)
+    return {**made_with, "sampler": {"name": job.spec.sampler, "class": sampler, "options": dict(options)}}

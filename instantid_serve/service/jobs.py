@@ -1,8 +1,4 @@
-"""Jobs: what tenants asked for, durable, and the queue at the same time.
-
-A worker claims jobs for as long as its lease lasts, keeps the lease with heartbeats, and settles each once. A worker
-that falls silent loses its jobs to another when the lease runs out. The fence grows with every claim, and whatever a
-worker writes must name the current one, so a worker that was only slow changes nothing any more.
+"""Jobs as their tenants see them: accepted, looked at, listed, canceled, deleted. Workers use :mod:`.job_queue`.
 
 Everything here is synchronous and raises DatabaseError when the database does not answer; asynchronous callers use
 ``asyncio.to_thread``.
@@ -16,231 +12,262 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from instantid_serve.errors import AttemptsExhaustedError, NotFoundError, StaleFenceError
-from instantid_serve.messages import GenerationSpec, StoredImage
-from instantid_serve.service import fairness
+from instantid_serve.errors import ConflictError, NotFoundError, QueueFullError
+from instantid_serve.service import events, fairness, idempotency, tenants, usage, wakeups
 from instantid_serve.service.database import Clock, Database
-from instantid_serve.service.database import jobs as table
-from instantid_serve.service.job import Beat, Claim, Job, JobStatus, Pulse, new_job_id
+from instantid_serve.service.idempotency import IdempotencyKey
+from instantid_serve.service.job import Job, JobStatus, NewJob
+from instantid_serve.service.job_rows import canceled_now
+from instantid_serve.service.tables import batches, owned_by, workers
+from instantid_serve.service.tables import jobs as table
+from instantid_serve.service.tenants import Tenant
 
-__all__ = ["Beat", "Claim", "Job", "JobStatus", "Jobs", "Pulse", "new_job_id"]
+_WORKER_LOST_S = 15.0
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Accepted:
+    """Jobs that are safely stored; ``replayed``: they were already, by an earlier request with the same key."""
+
+    jobs: tuple[Job, ...]
+    replayed: bool = False
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class JobFilter:
+    """Which of a tenant's jobs to list. Times are seconds since the epoch; ``metadata``: all of these pairs."""
+
+    status: tuple[JobStatus, ...] = ()
+    created_after: float | None = None
+    created_before: float | None = None
+    batch_id: str | None = None
+    identity_id: str | None = None
+    metadata: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Outlook:
+    """Where a waiting job stands: jobs before it, and seconds until it is done (None while nothing was measured)."""
+
+    position: int
+    eta_s: float | None
 
 
 class Jobs:
-    """The jobs of a database.
+    """The jobs of a database, for tenants. ``clock`` is the database's own unless a test moves time by hand."""
 
-    ``clock`` is the database's own unless a test moves time by hand. A job is tried at most ``max_attempts`` times.
-    """
-
-    def __init__(self, database: Database, clock: Clock | None = None, *, max_attempts: int = 3) -> None:
+    def __init__(self, database: Database, clock: Clock | None = None) -> None:
         self._database = database
         self._clock = clock or database.now
-        self._max_attempts = max_attempts
 
-    def insert(self, tenant: str, spec: GenerationSpec, photo_key: str, job_id: str) -> Job:
-        """Add a queued job; once this returns it is never lost. Raises ConflictError when the id is taken."""
+    def replay(self, tenant: str, key: IdempotencyKey) -> Accepted | None:
+        """What an earlier request with this key was answered; None for a new key. Raises IdempotencyMismatchError."""
+        with self._database.read(tenant) as connection:
+            found = idempotency.find(connection, self._clock(), tenant, key)
+            return None if found is None else Accepted(_of_resource(connection, tenant, found), replayed=True)
+
+    def accept(
+        self,
+        tenant: Tenant,
+        new: Sequence[NewJob],
+        key: IdempotencyKey | None = None,
+        *,
+        batch: Mapping[str, str] | None = None,
+    ) -> Accepted:
+        """Add queued jobs of one priority, all or none; once this returns they are never lost.
+
+        ``batch``: the metadata of the batch that they are.
+
+        With a ``key`` that was used before nothing is added, and its jobs are returned. Raises QueueFullError,
+        QuotaExceededError, IdempotencyMismatchError, and ConflictError when an id is taken.
+        """
+        try:
+            with self._database.write(tenant.id) as connection:
+                return self._accept(connection, tenant, new, key, batch)
+        except ConflictError:
+            # Two requests with one key at the same moment: the other's transaction was first.
+            if key is not None and (earlier := self.replay(tenant.id, key)) is not None:
+                return earlier
+            raise
+
+    def _accept(
+        self,
+        connection: sa.Connection,
+        tenant: Tenant,
+        new: Sequence[NewJob],
+        key: IdempotencyKey | None,
+        batch: Mapping[str, str] | None,
+    ) -> Accepted:
         now = self._clock()
-        row = {
-            "id": job_id,
-            "tenant": tenant,
-            "status": JobStatus.QUEUED,
-            "spec": spec.to_json(),
-            "photo_key": photo_key,
-            "pictures": spec.count,
-            "attempts": 0,
-            "fence": 0,
-            "cancel_requested": False,
-            "step": 0,
-            "steps": spec.steps * spec.count,
-            "images": [],
-            "timings": {},
-            "not_before": now,
-            "created_at": now,
-            "updated_at": now,
-        }
-        with self._database.write() as connection:
-            return _job(connection.execute(sa.insert(table).values(row).returning(*table.c)).one())
+        tenants.hold(connection, tenant.id)
+        resource_id = new[0].batch_id or new[0].id
+        if key is not None:
+            found = idempotency.find(connection, now, tenant.id, key)
+            if found is not None:
+                return Accepted(_of_resource(connection, tenant.id, found), replayed=True)
+            idempotency.remember(connection, now, tenant.id, key, resource_id)
+        _check_queue(connection, tenant, len(new))
+        period = usage.period_of(connection.execute(sa.select(now)).scalar_one())
+        pictures = sum(job.spec.count for job in new)
+        quota = tenant.pictures_per_month
+        usage.charge(connection, tenant.id, period, jobs=len(new), pictures=pictures, quota=quota)
+        if batch is not None:
+            values = {"id": resource_id, "tenant": tenant.id, "jobs": len(new), "metadata": dict(batch)}
+            connection.execute(sa.insert(batches).values(**values, created_at=now))
+        costs = [job.spec.count / tenant.weight for job in new]
+        rows = []
+        for job, finish in zip(new, fairness.tags(connection, now, tenant.id, new[0].priority, costs), strict=True):
+            values = _row(tenant, job, now) | {"virtual_finish": finish, "period": period}
+            rows.append(connection.execute(sa.insert(table).values(values).returning(*table.c)).one())
+        events.record(connection, now, rows, "generation.queued")
+        wakeups.tell(connection, wakeups.WORK)
+        return Accepted(tuple(Job.from_row(row) for row in rows))
 
     def get(self, tenant: str, job_id: str) -> Job:
         """The tenant's job. Raises NotFoundError when there is none, or it is another tenant's."""
-        with self._database.read() as connection:
-            query = sa.select(table).where(table.c.id == job_id, table.c.tenant == tenant)
-            row = connection.execute(query).one_or_none()
-        if row is None:
-            raise NotFoundError("there is no such generation")
-        return _job(row)
+        with self._database.read(tenant) as connection:
+            return Job.from_row(_one(connection, tenant, job_id))
 
-    def claim(self, worker: str, max_pictures: int, lease_s: float, *, oversized: bool = False) -> list[Claim]:
-        """Take jobs of at most ``max_pictures`` pictures together, for ``lease_s`` seconds, fairly between tenants.
+    def find(self, tenant: str, wanted: JobFilter, before: tuple[float, str] | None, limit: int) -> list[Job]:
+        """The tenant's jobs, the newest first, those before the (created_at, id) that ``before`` names."""
+        query = sa.select(table).where(owned_by(table, tenant), table.c.deleted_at.is_(None), *_conditions(wanted))
+        if before is not None:
+            query = query.where(sa.tuple_(table.c.created_at, table.c.id) < before)
+        query = query.order_by(table.c.created_at.desc(), table.c.id.desc()).limit(limit)
+        with self._database.read(tenant) as connection:
+            return [Job.from_row(row) for row in connection.execute(query)]
 
-        Among them are jobs whose worker fell silent; those that were canceled meanwhile, or tried too often, end here.
-        With ``oversized`` the first job is taken whatever its size: for a worker that holds nothing.
-        """
-        now = self._clock()
-        if not self._any_waiting(now):
+    def changed(self, seen: Mapping[str, float]) -> list[Job]:
+        """Of the jobs by id, those that were updated since the time that was seen; for watchers of any tenant."""
+        if not seen:
             return []
-        statement = (
-            sa.update(table)
-            .where(table.c.id.in_(fairness.next_in_turn(now, max_pictures, oversized=oversized)))
-            .values(
-                status=JobStatus.RUNNING,
-                attempts=table.c.attempts + 1,
-                fence=table.c.fence + 1,
-                worker=worker,
-                lease_until=now + lease_s,
-                step=0,
-                started_at=sa.func.coalesce(table.c.started_at, now),
-                updated_at=now,
-            )
-            .returning(*table.c)
-        )
-        with self._database.write() as connection:
-            self._bury(connection, now)
-            claimed = [_job(row) for row in connection.execute(statement)]
-        return [Claim(job, job.fence) for job in sorted(claimed, key=lambda job: (job.created_at, job.id))]
-
-    def _any_waiting(self, now: sa.ColumnElement[float]) -> bool:
-        """A look without the writer's lock: idle workers poll, and must not be in the way of those that write."""
-        query = sa.select(sa.exists().where(fairness.waiting(now)))
+        since = [sa.and_(table.c.id == job_id, table.c.updated_at > at) for job_id, at in seen.items()]
         with self._database.read() as connection:
-            return bool(connection.execute(query).scalar_one())
+            return [Job.from_row(row) for row in connection.execute(sa.select(table).where(sa.or_(*since)))]
 
-    def _bury(self, connection: sa.Connection, now: sa.ColumnElement[float]) -> None:
-        """End the jobs of silent workers that are not to be tried again. The fence moves on: they hold them no more."""
-        expired = sa.update(table).where(fairness.lease_expired(now))
-        moved = {"fence": table.c.fence + 1}
-        connection.execute(expired.where(table.c.cancel_requested).values(_ended(JobStatus.CANCELED, now) | moved))
-        exhausted = _ended(JobStatus.FAILED, now, error=self._exhausted("worker_lost"))
-        connection.execute(expired.where(table.c.attempts >= self._max_attempts).values(exhausted | moved))
+    def events_after(self, tenant: str, job_id: str, last_id: int) -> list[events.Event]:
+        """What happened to the job after the event with ``last_id``. Raises NotFoundError."""
+        with self._database.read(tenant) as connection:
+            _one(connection, tenant, job_id)
+            return events.after(connection, tenant, job_id, last_id)
 
-    def heartbeat(self, beats: Sequence[Beat], lease_s: float) -> Pulse:
-        """Renew the leases of claimed jobs and write their progress."""
-        if not beats:
-            return Pulse(frozenset(), frozenset())
-        now = self._clock()
-        claims = {(beat.id, beat.fence) for beat in beats}
-        statement = (
-            sa.update(table)
-            .where(sa.tuple_(table.c.id, table.c.fence).in_(sorted(claims)), table.c.status == JobStatus.RUNNING)
-            .values(
-                lease_until=now + lease_s,
-                updated_at=now,
-                step=sa.case(*((_held(beat.id, beat.fence), beat.step) for beat in beats)),
-                steps=sa.case(*((_held(beat.id, beat.fence), beat.steps) for beat in beats)),
-            )
-            .returning(table.c.id, table.c.fence, table.c.cancel_requested)
+    def outlook(self, job: Job) -> Outlook:
+        """How long a queued or running job still takes, from the speed its workers measured."""
+        ahead = sa.select(sa.func.count(), sa.func.coalesce(sa.func.sum(table.c.steps), 0)).where(
+            table.c.status == JobStatus.QUEUED, table.c.virtual_finish < job.virtual_finish
         )
-        with self._database.write() as connection:
-            rows = connection.execute(statement).all()
-        canceled = frozenset((row.id, row.fence) for row in rows if row.cancel_requested)
-        return Pulse(canceled, frozenset(claims - {(row.id, row.fence) for row in rows}))
-
-    def settle_succeeded(
-        self, job_id: str, fence: int, images: Sequence[StoredImage], timings: Mapping[str, float]
-    ) -> None:
-        """Commit the result. Raises StaleFenceError when the job is not this claim's any more."""
-        values = {"images": [image.to_json() for image in images], "timings": dict(timings), "step": table.c.steps}
-        self._settle(job_id, fence, JobStatus.SUCCEEDED, values)
-
-    def settle_failed(self, job_id: str, fence: int, error: Mapping[str, Any]) -> None:
-        """End the job with an error's ``to_json``. Raises StaleFenceError like all settling."""
-        self._settle(job_id, fence, JobStatus.FAILED, {"error": dict(error)})
-
-    def settle_canceled(self, job_id: str, fence: int) -> None:
-        """End the job as its tenant asked. Raises StaleFenceError like all settling."""
-        self._settle(job_id, fence, JobStatus.CANCELED, {})
-
-    def settle_expired(self, job_id: str, fence: int, error: Mapping[str, Any]) -> None:
-        """End the job because its deadline passed. Raises StaleFenceError like all settling."""
-        self._settle(job_id, fence, JobStatus.EXPIRED, {"error": dict(error)})
-
-    def release(self, job_id: str, fence: int, *, delay_s: float = 0.0, cause: Mapping[str, Any] | None = None) -> None:
-        """Put the job back into the queue, to be claimed after ``delay_s``; a canceled one ends as canceled.
-
-        ``cause`` is the error (``to_json``) that spoiled the attempt; after the last attempt the job fails. Without a
-        cause the job is handed back unharmed, and the claim does not count as an attempt. Raises StaleFenceError.
-        """
-        now = self._clock()
-        held = _held(job_id, fence)
-        with self._database.write() as connection:
-            query = sa.select(table.c.attempts, table.c.cancel_requested).where(held).with_for_update()
-            row = connection.execute(query).one_or_none()
-            if row is None:
-                raise _stale(job_id, fence)
-            if row.cancel_requested:
-                values = _ended(JobStatus.CANCELED, now)
-            elif cause is not None and row.attempts >= self._max_attempts:
-                values = _ended(JobStatus.FAILED, now, error=self._exhausted(str(cause.get("code"))))
-            else:
-                values = {"status": JobStatus.QUEUED, "worker": None, "lease_until": None, "step": 0}
-                values |= {"attempts": row.attempts - (cause is None), "not_before": now + delay_s, "updated_at": now}
-            connection.execute(sa.update(table).where(held).values(values))
+        alive = workers.c.seen_at > self._clock() - _WORKER_LOST_S
+        speed = sa.select(sa.func.sum(workers.c.steps_per_s), sa.func.max(workers.c.step_s)).where(alive)
+        with self._database.read() as connection:
+            position, steps_ahead = connection.execute(ahead).one() if job.status is JobStatus.QUEUED else (0, 0)
+            steps_per_s, step_s = connection.execute(speed).one()
+        if not steps_per_s or not step_s:
+            return Outlook(position, None)
+        own_s = (job.steps - job.step) / job.spec.count * step_s  # its pictures are made side by side
+        return Outlook(position, steps_ahead / steps_per_s + own_s)
 
     def request_cancel(self, tenant: str, job_id: str) -> Job:
         """Cancel the tenant's job: a queued one now, a running one when its worker hears of it. An ended one stays.
 
         Raises NotFoundError when there is none, or it is another tenant's.
         """
+        with self._database.write(tenant) as connection:
+            _one(connection, tenant, job_id)
+            _cancel(connection, self._clock(), sa.and_(table.c.id == job_id, owned_by(table, tenant)))
+            return Job.from_row(_one(connection, tenant, job_id))
+
+    def cancel_batch(self, tenant: str, batch_id: str) -> None:
+        """Cancel all jobs of a batch that have not ended."""
+        with self._database.write(tenant) as connection:
+            _cancel(connection, self._clock(), sa.and_(table.c.batch_id == batch_id, owned_by(table, tenant)))
+
+    def delete(self, tenant: str, job_id: str) -> None:
+        """Let the job be gone for its tenant at once, with its photo and pictures; a running one is canceled.
+
+        The housekeeper removes what it left in the result store. Raises NotFoundError.
+        """
         now = self._clock()
-        queued = table.c.status == JobStatus.QUEUED
-        statement = (
-            sa.update(table)
-            .where(table.c.id == job_id, table.c.tenant == tenant)
-            .where(table.c.status.in_([JobStatus.QUEUED, JobStatus.RUNNING]))
-            .values(
-                cancel_requested=True,
-                status=sa.case((queued, JobStatus.CANCELED), else_=table.c.status),
-                finished_at=sa.case((queued, now), else_=table.c.finished_at),
-                updated_at=now,
-            )
-        )
-        with self._database.write() as connection:
-            connection.execute(statement)
-        return self.get(tenant, job_id)
-
-    def counts(self) -> dict[JobStatus, int]:
-        """How many jobs are in each status, all tenants together."""
-        with self._database.read() as connection:
-            rows = connection.execute(sa.select(table.c.status, sa.func.count()).group_by(table.c.status)).all()
-        found: dict[str, int] = {row[0]: row[1] for row in rows}
-        return {status: found.get(status, 0) for status in JobStatus}
-
-    def oldest_queued_age_s(self) -> float:
-        """How long the oldest queued job has waited, in seconds; 0 when none waits."""
-        query = sa.select(self._clock() - sa.func.min(table.c.created_at)).where(table.c.status == JobStatus.QUEUED)
-        with self._database.read() as connection:
-            return max(0.0, connection.execute(query).scalar_one() or 0.0)
-
-    def _settle(self, job_id: str, fence: int, status: JobStatus, values: Mapping[str, Any]) -> None:
-        ended = _ended(status, self._clock(), **values)
-        with self._database.write() as connection:
-            if connection.execute(sa.update(table).where(_held(job_id, fence)).values(ended)).rowcount:
-                return
-            # The same settle may come twice: its first answer can be lost on the way.
-            same = sa.and_(table.c.id == job_id, table.c.fence == fence, table.c.status == status)
-            if connection.execute(sa.select(table.c.id).where(same)).one_or_none() is None:
-                raise _stale(job_id, fence)
-
-    def _exhausted(self, cause: str) -> dict[str, Any]:
-        facts = {"attempts": self._max_attempts, "cause": cause}
-        return AttemptsExhaustedError("the generation was tried too often", facts).to_json()
+        mine = sa.and_(table.c.id == job_id, owned_by(table, tenant))
+        with self._database.write(tenant) as connection:
+            _one(connection, tenant, job_id)
+            _cancel(connection, now, mine)
+            gone = {"deleted_at": now, "expires_at": now, "updated_at": now}
+            connection.execute(sa.update(table).where(mine).values(gone))
 
 
-def _held(job_id: str, fence: int) -> sa.ColumnElement[bool]:
-    return sa.and_(table.c.id == job_id, table.c.fence == fence, table.c.status == JobStatus.RUNNING)
+def _one(connection: sa.Connection, tenant: str, job_id: str) -> sa.Row[Any]:
+    query = sa.select(table).where(table.c.id == job_id, owned_by(table, tenant), table.c.deleted_at.is_(None))
+    row = connection.execute(query).one_or_none()
+    if row is None:
+        raise NotFoundError("there is no such generation")
+    return row
 
 
-def _ended(status: JobStatus, now: sa.ColumnElement[float], **values: object) -> dict[str, Any]:
-    return {"status": status, "updated_at": now, "finished_at": now, "lease_until": None, **values}
+def _of_resource(connection: sa.Connection, tenant: str, resource_id: str) -> tuple[Job, ...]:
+    """The jobs that a job's or a batch's id stands for, in the order they came."""
+    mine = sa.or_(table.c.id == resource_id, table.c.batch_id == resource_id)
+    query = sa.select(table).where(owned_by(table, tenant), mine, table.c.deleted_at.is_(None))
+    found = tuple(Job.from_row(row) for row in connection.execute(query.order_by(table.c.id)))
+    if not found:
+        raise NotFoundError("what this idempotency key stood for was deleted")
+    return found
 
 
-def _stale(job_id: str, fence: int) -> StaleFenceError:
-    return StaleFenceError("another worker holds the job now", {"job_id": job_id, "fence": fence})
+def _check_queue(connection: sa.Connection, tenant: Tenant, more: int) -> None:
+    waiting = sa.and_(owned_by(table, tenant.id), table.c.status == JobStatus.QUEUED)
+    queued = connection.execute(sa.select(sa.func.count()).select_from(table).where(waiting)).scalar_one()
+    if queued + more > tenant.max_queued_jobs:
+        facts = {"max_queued_jobs": tenant.max_queued_jobs, "queued": queued}
+        raise QueueFullError("as many generations wait as may", facts)
 
 
-def _job(row: sa.Row[Any]) -> Job:
-    values = {field.name: getattr(row, field.name) for field in dataclasses.fields(Job)}
-    values["status"] = JobStatus(row.status)
-    values["spec"] = GenerationSpec.from_json(row.spec)
-    values["images"] = tuple(StoredImage(**image) for image in row.images)
-    return Job(**values)
+def _cancel(connection: sa.Connection, now: sa.ColumnElement[float], mine: sa.ColumnElement[bool]) -> None:
+    canceled_now(connection, now, sa.and_(mine, table.c.status == JobStatus.QUEUED))
+    running = sa.and_(mine, table.c.status == JobStatus.RUNNING)
+    connection.execute(sa.update(table).where(running).values(cancel_requested=True, updated_at=now))
+
+
+def _conditions(wanted: JobFilter) -> list[sa.ColumnElement[bool]]:
+    found: list[sa.ColumnElement[bool]] = []
+    if wanted.status:
+        found.append(table.c.status.in_(wanted.status))
+    if wanted.created_after is not None:
+        found.append(table.c.created_at > wanted.created_after)
+    if wanted.created_before is not None:
+        found.append(table.c.created_at < wanted.created_before)
+    if wanted.batch_id is not None:
+        found.append(table.c.batch_id == wanted.batch_id)
+    if wanted.identity_id is not None:
+        found.append(table.c.identity_id == wanted.identity_id)
+    found += [table.c.metadata[name].as_string() == value for name, value in wanted.metadata.items()]
+    return found
+
+
+def _row(tenant: Tenant, job: NewJob, now: sa.ColumnElement[float]) -> dict[str, Any]:
+    return {
+        "id": job.id,
+        "tenant": tenant.id,
+        "status": JobStatus.QUEUED,
+        "spec": job.spec.to_json(),
+        "photo_key": job.photos[0],
+        "photos": list(job.photos),
+        "pictures": job.spec.count,
+        "priority": int(job.priority),
+        "attempts": 0,
+        "max_attempts": job.max_attempts,
+        "fence": 0,
+        "not_before": now,
+        "deadline_at": None if job.deadline_s is None else now + job.deadline_s,
+        "cancel_requested": False,
+        "step": 0,
+        "steps": job.spec.steps * job.spec.count,
+        "images": [],
+        "timings": {},
+        "metadata": dict(job.metadata),
+        "webhook": job.webhook,
+        "batch_id": job.batch_id,
+        "identity_id": job.identity_id,
+        "retention_s": min(job.retention_s or tenant.retention_s, tenant.retention_s),
+        "created_at": now,
+        "updated_at": now,
+    }

@@ -9,13 +9,13 @@ import enum
 import itertools
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from instantid_serve.errors import EngineStoppedError, StoreError, UnavailableError
 from instantid_serve.messages import Progress, Request, StoredImage
 from instantid_serve.service.backoff import backoff_s
-from instantid_serve.service.generation import Finished, Stages, requests_for
-from instantid_serve.service.jobs import Beat, Claim
+from instantid_serve.service.generation import Finished, Stages, provenance, requests_for
+from instantid_serve.service.job import Beat, Claim
 from instantid_serve.service.results import image_key
 
 T = TypeVar("T")
@@ -25,16 +25,18 @@ class Stop(enum.Enum):
     """Why work was stopped before it was done."""
 
     CANCELED = "canceled"  # the tenant asked
+    EXPIRED = "expired"  # the deadline passed
     LOST = "lost"  # another worker may hold the job now: write nothing
     HANDED_BACK = "handed_back"  # this worker is stopping
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Result:
-    """A job's pictures, and the seconds its stages took."""
+    """A job's pictures, the seconds its stages took, and what made them."""
 
     images: tuple[StoredImage, ...]
     timings: dict[str, float]
+    provenance: dict[str, Any]
 
 
 class Work:
@@ -48,6 +50,12 @@ class Work:
         self._stage_timeout_s = stage_timeout_s
         spec = claim.job.spec
         self._progress = [Progress(0, spec.steps, 0)] * spec.count
+        self._provenance: dict[str, Any] = {}
+        loop = asyncio.get_running_loop()
+        self._deadline_s: float | None = None  # on the loop's clock
+        if claim.job.deadline_at is not None:
+            self._deadline_s = loop.time() + claim.job.deadline_at - claim.job.updated_at  # claimed just now
+            loop.call_at(self._deadline_s, self.stop, Stop.EXPIRED)
         self.task = asyncio.create_task(self._make())
 
     @property
@@ -66,11 +74,11 @@ class Work:
         job, clock = self.job, time.monotonic
         began = clock()
         async with self._limited("analyze"):
-            subject = await _through_outages(lambda: self._stages.analyze(job.photo_key, job.spec))
+            subject = await _through_outages(lambda: self._stages.analyze(job.photos, job.spec))
         analyzed = clock()
         try:
             async with asyncio.TaskGroup() as group:
-                requests = enumerate(requests_for(job, subject))
+                requests = enumerate(requests_for(job, subject, self._deadline_s))
                 tasks = [group.create_task(self._picture(index, request)) for index, request in requests]
         except ExceptionGroup as failures:
             raise failures.exceptions[0] from None  # the first failure stopped the others
@@ -81,12 +89,13 @@ class Work:
             "generate_s": max(generated) - analyzed,  # pictures are made side by side: the slowest counts
             "publish_s": max(published),
         }
-        return Result(images, timings)
+        return Result(images, timings, self._provenance)
 
     async def _picture(self, index: int, request: Request) -> tuple[StoredImage, float, float]:
         """Make and publish one picture; also when it was generated, and how long publishing took (seconds)."""
         async with self._limited("generate"):
             finished = await self._generate(index, request)
+        self._provenance = provenance(self.job, request.sampler, finished.made_with)
         generated = time.monotonic()
         job = self.job
         key = image_key(job.tenant, job.id, self.fence, index, job.spec.output_format)

@@ -12,6 +12,7 @@ from instantid_serve.serving.api.replica import Api
 from instantid_serve.serving.replicas.dispatcher import Dispatcher
 from instantid_serve.serving.replicas.face_analyzer import FaceAnalyzer
 from instantid_serve.serving.replicas.generator import Generator
+from instantid_serve.serving.replicas.housekeeper import Housekeeper
 from instantid_serve.serving.replicas.publisher import Publisher
 from instantid_serve.settings import Settings
 
@@ -27,7 +28,7 @@ ENVIRONMENT = {
 
 
 def build(args: dict[str, Any]) -> Application:
-    """The application: Api over Dispatcher over FaceAnalyzer, Generator and Publisher.
+    """The application: Api over Dispatcher over FaceAnalyzer, Generator and Publisher, and beside them Housekeeper.
 
     ``args`` are :class:`Settings`. Raises ConfigurationError here, before anything starts, when they are wrong.
     """
@@ -48,7 +49,8 @@ def compose(
     dispatcher = _deployment(Dispatcher, num_cpus=0.2, max_ongoing_requests=100, graceful_shutdown_timeout_s=30)
     api = _deployment(serve.ingress()(Api), num_cpus=0.2, max_ongoing_requests=256)
     stages: list[DeploymentHandle] = [deployment.bind(args) for deployment in (analyzer, generator, publisher)]
-    return api.bind(args, dispatcher.bind(args, *stages))
+    housekeeper = _deployment(Housekeeper, num_cpus=0.1, max_ongoing_requests=4)
+    return api.bind(args, dispatcher.bind(args, *stages), housekeeper.bind(args))
 
 
 def _deployment(cls: type, *, num_cpus: float, **options: Any) -> serve.Deployment:  # noqa: ANN401 - Serve's own options

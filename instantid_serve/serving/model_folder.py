@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import logging
+from typing import Any
 
 from instantid_serve.errors import ConfigurationError
-from instantid_serve.models.weights import check_manifest
-from instantid_serve.settings import ModelSettings
+from instantid_serve.models.weights import check_manifest, read_manifest
+from instantid_serve.settings import ModelSettings, Settings
+
+_COMPUTING = ("torch", "diffusers", "transformers", "numpy")
 
 log = logging.getLogger(__name__)
 
@@ -18,6 +22,21 @@ def require(model: ModelSettings) -> None:
             f"there is no model in {model.folder}; run `instantid-serve weights fetch --preset {model.preset} "
             f"--folder {model.folder} --accept-licences`"
         )
+
+
+def made_with(settings: Settings) -> dict[str, Any]:
+    """What a picture made here is made with: the model and its files' hashes, and the versions of what computes."""
+    manifest = read_manifest(settings.model.folder)
+    return {
+        "service": importlib.metadata.version("instantid-serve"),
+        "model": {
+            "preset": manifest.preset,
+            "manifest_sha256": manifest.seal,
+            "files": {file.path: {"sha256": file.sha256, "source": file.source} for file in manifest.files},
+        },
+        "device": settings.model.device,
+        "libraries": {name: importlib.metadata.version(name) for name in _COMPUTING},
+    }
 
 
 def provide(model: ModelSettings) -> None:

@@ -44,10 +44,10 @@ class ServeStages:
         self._metrics = metrics
         self._heard_s = -float("inf")
 
-    async def analyze(self, photo_key: str, spec: GenerationSpec) -> Subject:
-        """Find the spec's face in the stored photo."""
+    async def analyze(self, photos: tuple[str, ...], spec: GenerationSpec) -> Subject:
+        """Find the spec's face in the stored photos."""
         with self._measured("analyze"):
-            subject: Subject = await self._analyze.remote(photo_key, spec)
+            subject: Subject = await self._analyze.remote(photos, spec)
             return subject
 
     async def generate(self, request: Request) -> AsyncGenerator[Progress | Finished]:
@@ -81,7 +81,9 @@ class ServeStages:
     async def _one_call(
         self, request: Request, checkpoint: Checkpoint | None
     ) -> AsyncGenerator[Progress | Finished | Interrupted]:
-        stream = self._generate.remote(request, checkpoint)
+        # A clock is its machine's own: what travels is the time that is left.
+        left_s = None if request.deadline_s is None else request.deadline_s - time.monotonic()
+        stream = self._generate.remote(request, checkpoint, left_s)
         try:
             messages = await stream._to_object_ref_gen()  # noqa: SLF001 - named so, but a documented developer API
             async for reference in messages:

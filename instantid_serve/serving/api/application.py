@@ -40,7 +40,7 @@ def build_api(context: ApiContext) -> FastAPI:
     )
     app.state.context = context
     app.state.registry = registry = CollectorRegistry()
-    registry.register(operations.JobsCollector(context.jobs))
+    registry.register(operations.JobsCollector(context.queue))
     seconds = operations.request_seconds(registry)
     app.add_middleware(
         Edge,

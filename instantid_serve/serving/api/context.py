@@ -1,19 +1,23 @@
-"""What the routes work with, built once per replica, and the two dependencies that hand it to them."""
+"""What the routes work with, built once per replica."""
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 from typing import Annotated
 
 from fastapi import Depends, Request
 
-from instantid_serve.errors import UnauthorizedError
+from instantid_serve.decoding import GuardedDecoder
+from instantid_serve.service.api_keys import ApiKeys
+from instantid_serve.service.database import Database
+from instantid_serve.service.job_queue import JobQueue
 from instantid_serve.service.jobs import Jobs
-from instantid_serve.service.tenancy import Keyring
+from instantid_serve.service.keyring import Keyring
+from instantid_serve.service.results import ResultStore
+from instantid_serve.service.tenants import Tenants
 from instantid_serve.serving.api.intake import Intake
 from instantid_serve.serving.api.readiness import Readiness
-from instantid_serve.serving.api.schemas import GenerationFields
+from instantid_serve.serving.api.schemas import GenerationFields, fields_model
 from instantid_serve.settings import Settings
 
 
@@ -23,10 +27,35 @@ class ApiContext:
 
     settings: Settings
     jobs: Jobs
+    queue: JobQueue
+    tenants: Tenants
+    keys: ApiKeys
     keyring: Keyring
     intake: Intake
+    store: ResultStore
     readiness: Readiness
     fields: type[GenerationFields]
+
+
+def open_context(
+    settings: Settings, database: Database, store: ResultStore, decoder: GuardedDecoder, readiness: Readiness
+) -> ApiContext:
+    """The parts over a database whose tables are of this version."""
+    jobs = Jobs(database)
+    tenants = Tenants(database, settings.tenancy)
+    keys = ApiKeys(database)
+    return ApiContext(
+        settings=settings,
+        jobs=jobs,
+        queue=JobQueue(database),
+        tenants=tenants,
+        keys=keys,
+        keyring=Keyring(settings.api.keys, keys, tenants, remembered_s=settings.tenancy.key_cache_s),
+        intake=Intake(settings, jobs, store, decoder),
+        store=store,
+        readiness=readiness,
+        fields=fields_model(settings.limits),
+    )
 
 
 def _context(request: Request) -> ApiContext:
@@ -35,16 +64,3 @@ def _context(request: Request) -> ApiContext:
 
 
 Context = Annotated[ApiContext, Depends(_context)]
-
-
-async def _tenant(request: Request, context: Context) -> str:
-    sent = request.headers.getlist("authorization")
-    if len(sent) != 1:  # with two, a proxy and this service could each believe another one
-        raise UnauthorizedError("send one header `Authorization: Bearer <API key>`")
-    scheme, _, key = sent[0].partition(" ")
-    if scheme.lower() != "bearer" or not key.strip():
-        raise UnauthorizedError("send the API key as `Authorization: Bearer <API key>`")
-    return await asyncio.to_thread(context.keyring.tenant, key.strip())
-
-
-Tenant = Annotated[str, Depends(_tenant)]

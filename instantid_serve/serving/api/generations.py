@@ -11,9 +11,10 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Request, Response
 
 from instantid_serve.errors import NotFoundError, UnavailableError
-from instantid_serve.service.jobs import Job
+from instantid_serve.service.job import Job
 from instantid_serve.serving.api.bodies import read_generation
-from instantid_serve.serving.api.context import ApiContext, Context, Tenant
+from instantid_serve.serving.api.callers import GenerationsReader, GenerationsWriter
+from instantid_serve.serving.api.context import ApiContext, Context
 from instantid_serve.serving.api.schemas import ImageOut, JobOut, ProgressOut
 
 router = APIRouter(prefix="/v1/generations", tags=["generations"])
@@ -33,7 +34,7 @@ JobId = Annotated[
     response_model=JobOut,
     responses={200: {"model": JobOut, "description": "Done within the time that `Prefer: wait=N` gave."}},
 )
-async def create(request: Request, tenant: Tenant, context: Context, response: Response) -> JobOut:
+async def create(request: Request, tenant: GenerationsWriter, context: Context, response: Response) -> JobOut:
     """Ask for pictures of the person in a photo.
 
     The answer is the job, once it is safely stored. With `Prefer: wait=N` it comes as soon as the job is done, and
@@ -52,15 +53,15 @@ async def create(request: Request, tenant: Tenant, context: Context, response: R
 
 
 @router.get("/{job_id}", response_model=JobOut)
-async def look(job_id: JobId, tenant: Tenant, context: Context) -> JobOut:
+async def look(job_id: JobId, tenant: GenerationsReader, context: Context) -> JobOut:
     """A generation as it stands."""
-    return job_out(await asyncio.to_thread(context.jobs.get, tenant, job_id))
+    return job_out(await asyncio.to_thread(context.jobs.get, tenant.id, job_id))
 
 
 @router.post("/{job_id}/cancel", response_model=JobOut)
-async def cancel(job_id: JobId, tenant: Tenant, context: Context) -> JobOut:
+async def cancel(job_id: JobId, tenant: GenerationsWriter, context: Context) -> JobOut:
     """Stop a generation between two denoising steps. One that has ended stays as it is."""
-    return job_out(await asyncio.to_thread(context.jobs.request_cancel, tenant, job_id))
+    return job_out(await asyncio.to_thread(context.jobs.request_cancel, tenant.id, job_id))
 
 
 @router.get(
@@ -72,11 +73,11 @@ async def fetch(
     job_id: JobId,
     index: Annotated[int, Path(ge=0, le=_MAX_IMAGE_INDEX)],
     request: Request,
-    tenant: Tenant,
+    tenant: GenerationsReader,
     context: Context,
 ) -> Response:
     """The bytes of one picture. Ranges are not served: pictures are small, and many overlapping ones are an attack."""
-    job = await asyncio.to_thread(context.jobs.get, tenant, job_id)
+    job = await asyncio.to_thread(context.jobs.get, tenant.id, job_id)
     if index >= len(job.images):
         raise NotFoundError("there is no such picture", {"images": len(job.images)})
     image = job.images[index]

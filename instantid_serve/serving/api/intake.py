@@ -9,8 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 from instantid_serve import images
 from instantid_serve.decoding import GuardedDecoder
 from instantid_serve.errors import InstantIDError
-from instantid_serve.service.jobs import Job, Jobs, new_job_id
+from instantid_serve.service.ids import new_id
+from instantid_serve.service.job import Job, NewJob
+from instantid_serve.service.jobs import Jobs
 from instantid_serve.service.results import ResultStore, photo_key
+from instantid_serve.service.tenants import Tenant
 from instantid_serve.serving.api.schemas import GenerationFields, resolve
 from instantid_serve.settings import Settings
 
@@ -32,24 +35,24 @@ class Intake:
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="intake")
         self.room = asyncio.Semaphore(_MAX_BODIES)  # to be held from before a body is read until it is accepted
 
-    async def accept(self, tenant: str, fields: GenerationFields, photo: bytes) -> Job:
+    async def accept(self, tenant: Tenant, fields: GenerationFields, photo: bytes) -> Job:
         """Return the job, which is never lost once this returns.
 
         Raises ImageError and InvalidRequestError for what cannot be done, StoreError, DatabaseError.
         """
         return await asyncio.get_running_loop().run_in_executor(self._threads, self._accept, tenant, fields, photo)
 
-    def _accept(self, tenant: str, fields: GenerationFields, photo: bytes) -> Job:
+    def _accept(self, tenant: Tenant, fields: GenerationFields, photo: bytes) -> Job:
         images.inspect(photo, max_bytes=self._settings.api.max_photo_bytes)
         upright = self._decoder.normalise(photo)
         header = images.inspect(upright, max_bytes=len(upright))
         spec = resolve(fields, (header.width, header.height), self._settings.limits, self._settings.model.preset)
-        job_id = new_job_id()
-        key = photo_key(tenant, job_id)
+        job_id = new_id("gen")
+        key = photo_key(tenant.id, job_id)
         # The photo first: a job whose photo is missing could only fail, a photo without a job is merely removed.
         self._store.put(key, upright, images.MEDIA_TYPES["png"])
         try:
-            return self._jobs.insert(tenant, spec, key, job_id)
+            return self._jobs.accept(tenant, [NewJob(job_id, spec, (key,))]).jobs[0]
         except BaseException:
             self._remove(key)
             raise

@@ -15,8 +15,10 @@ from prometheus_client.registry import Collector
 
 from instantid_serve import samplers
 from instantid_serve.errors import UnavailableError
-from instantid_serve.service.jobs import Jobs, JobStatus
-from instantid_serve.serving.api.context import Context, Tenant
+from instantid_serve.service.job import JobStatus
+from instantid_serve.service.job_queue import JobQueue
+from instantid_serve.serving.api.callers import AnyCaller
+from instantid_serve.serving.api.context import Context
 
 router = APIRouter()
 _BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160)
@@ -54,7 +56,7 @@ async def metrics(request: Request) -> Response:
 
 
 @router.get("/v1/models", tags=["models"])
-async def models(_tenant: Tenant, context: Context) -> dict[str, Any]:
+async def models(_caller: AnyCaller, context: Context) -> dict[str, Any]:
     """What is served here, within which limits."""
     preset = context.settings.model.preset
     entry = {
@@ -82,8 +84,8 @@ def request_seconds(registry: CollectorRegistry) -> Histogram:
 class JobsCollector(Collector):
     """Asks the jobs table at every scrape, so that each replica tells the same truth."""
 
-    def __init__(self, jobs: Jobs) -> None:
-        self._jobs = jobs
+    def __init__(self, queue: JobQueue) -> None:
+        self._queue = queue
 
     def describe(self) -> Iterator[Metric]:
         """Nothing in advance: registering must not ask the database."""
@@ -104,7 +106,7 @@ class JobsCollector(Collector):
         yield from found
 
     def _from_database(self) -> Iterator[Metric]:
-        counts = self._jobs.counts()
+        counts = self._queue.counts()
         by_status = GaugeMetricFamily("instantid_jobs", "Jobs in the database by status.", labels=["status"])
         for status, count in counts.items():
             by_status.add_metric([status.value], count)
@@ -114,5 +116,5 @@ class JobsCollector(Collector):
         yield GaugeMetricFamily(
             "instantid_queue_oldest_age_seconds",
             "Seconds the oldest waiting job has waited.",
-            value=self._jobs.oldest_queued_age_s(),
+            value=self._queue.oldest_queued_age_s(),
         )

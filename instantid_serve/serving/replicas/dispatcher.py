@@ -11,9 +11,10 @@ from typing import Any
 from ray.serve.handle import DeploymentHandle
 
 from instantid_serve.errors import UnavailableError
-from instantid_serve.service.database import open_database, upgrade
+from instantid_serve.service import wakeups
+from instantid_serve.service.database import ready_database
 from instantid_serve.service.dispatcher import Dispatcher as JobDispatcher
-from instantid_serve.service.jobs import Jobs
+from instantid_serve.service.job_queue import JobQueue
 from instantid_serve.serving.stages import ServeStages
 from instantid_serve.serving.telemetry import StageMetrics, log_as_serve_does
 from instantid_serve.settings import Settings
@@ -33,14 +34,18 @@ class Dispatcher:
     ) -> None:
         log_as_serve_does()
         settings = Settings.load(dict(args))
-        database = open_database(settings.database.url.get_secret_value(), settings.database.busy_timeout_s)
-        upgrade(database)
+        database = ready_database(settings.database)
         self._stages = ServeStages(analyzer, generator, publisher, StageMetrics())
         worker = f"{socket.gethostname()}:{os.getpid()}"
-        jobs = Jobs(database, max_attempts=settings.dispatcher.max_attempts)
-        self._dispatcher = JobDispatcher(jobs, self._stages, settings.dispatcher, worker)
+        queue = JobQueue(database, max_attempts=settings.dispatcher.max_attempts)
+        most = settings.tenancy.max_running_pictures
+        self._dispatcher = JobDispatcher(queue, self._stages, settings.dispatcher, worker, tenant_pictures=most)
         # Serve runs constructors on the loop that will run the calls.
-        self._running = asyncio.get_running_loop().create_task(self._dispatcher.run())
+        loop = asyncio.get_running_loop()
+        self._listener = wakeups.listen(
+            database, [wakeups.WORK], lambda *_: loop.call_soon_threadsafe(self._dispatcher.wake)
+        )
+        self._running = loop.create_task(self._dispatcher.run())
 
     async def ready(self) -> None:
         """Return when jobs are being dispatched and a warm generator answers. Raises UnavailableError."""
@@ -55,5 +60,7 @@ class Dispatcher:
     async def __del__(self) -> None:
         """Serve calls this when the replica stops: jobs in flight are finished, or handed back after the drain time."""
         if hasattr(self, "_running"):
+            if self._listener:
+                await asyncio.to_thread(self._listener.close)
             await self._dispatcher.stop()
             await self._running

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from instantid_serve import images, sizing
+from instantid_serve.errors import NotFoundError, PhotoGoneError
 from instantid_serve.messages import FaceFeatures, GenerationSpec
 from instantid_serve.models.faces import choose_face, open_analyzer
 from instantid_serve.service.generation import Subject
@@ -44,22 +45,30 @@ class FaceAnalyzer:
         )
         self._lock = threading.Lock()
 
-    async def analyze(self, photo_key: str, spec: GenerationSpec) -> Subject:
-        """Return the person to picture. Raises FaceError, StoreError."""
+    async def analyze(self, photos: tuple[str, ...], spec: GenerationSpec) -> Subject:
+        """Return the person to picture. Raises FaceError, PhotoGoneError, StoreError."""
         # A thread, so that health checks are answered. A cancel does not stop it; asyncio bounds how many there are.
-        return await asyncio.to_thread(self._analyze, photo_key, spec)
+        return await asyncio.to_thread(self._analyze, photos, spec)
 
-    def _analyze(self, photo_key: str, spec: GenerationSpec) -> Subject:
+    def _analyze(self, photos: tuple[str, ...], spec: GenerationSpec) -> Subject:
         # Upstream bends the photo first and finds the face in what it then is; so do we, or landmarks differ.
         bent_to = (spec.width, spec.height) if spec.fit == "stretch" else None
-        size, faces = self._faces_in(photo_key, bent_to)
+        size, faces = self._faces_in(photos[0], bent_to)
         face = choose_face(faces, spec.face, min_face_px=self._min_face_px)
         placement = sizing.place(size, (spec.width, spec.height), spec.fit, face.box)
-        return Subject(face.embedding, placement.apply(face.landmarks))
+        others = [self._embedding(photo, spec) for photo in photos[1:]]
+        return Subject(_mean([face.embedding, *others]), placement.apply(face.landmarks))
+
+    def _embedding(self, photo: str, spec: GenerationSpec) -> NDArray[np.float32]:
+        _, faces = self._faces_in(photo, None)
+        return choose_face(faces, spec.face, min_face_px=self._min_face_px).embedding
 
     def _faces_in(self, photo_key: str, bent_to: Size | None) -> tuple[Size, list[FaceFeatures]]:
         """The size (width, height) of the stored photo, bent or not, and all its faces."""
-        data = self._store.get(photo_key)
+        try:
+            data = self._store.get(photo_key)
+        except NotFoundError:
+            raise PhotoGoneError("the photo was deleted before the pictures were made") from None
         key = (tenant_of(photo_key), hashlib.sha256(data).digest(), bent_to)
         with self._lock:
             known = self._known.get(key)
@@ -71,6 +80,12 @@ class FaceAnalyzer:
             with self._lock:
                 self._known[key] = known
         return known
+
+
+def _mean(embeddings: list[NDArray[np.float32]]) -> NDArray[np.float32]:
+    """Raw embeddings, not normalised, as InstantID was trained on: photos with a clearer face count for more."""
+    mean: NDArray[np.float32] = np.mean(embeddings, axis=0, dtype=np.float32)
+    return mean
 
 
 def _stretch(photo: NDArray[np.uint8], size: Size) -> NDArray[np.uint8]:

@@ -21,7 +21,7 @@ from instantid_serve.engine.ticket import HandedOver
 from instantid_serve.errors import EngineStoppedError, OverloadedError
 from instantid_serve.messages import Checkpoint, Picture, Progress, Request
 from instantid_serve.service.generation import Finished, Interrupted
-from instantid_serve.serving.model_folder import provide
+from instantid_serve.serving.model_folder import made_with, provide
 from instantid_serve.serving.stop_notice import when_stopped
 from instantid_serve.serving.telemetry import EngineMetrics, log_as_serve_does
 from instantid_serve.settings import Settings
@@ -39,6 +39,7 @@ class Generator:
         settings = Settings.load(dict(args))
         self._stuck_step_s = settings.engine.stuck_step_s
         self._engine = self._opened(settings, EngineMetrics().stepped)
+        self._made_with = made_with(settings)
         self._engine.start()
         side, _ = sizing.default_size((1, 1), settings.limits.native_side)
         self._engine.submit(stand_in("warm-up", side, side, steps=2)).result(settings.engine.warm_up_timeout_s)
@@ -57,12 +58,13 @@ class Generator:
         """Answer: this replica is warm."""
 
     async def generate(
-        self, request: Request, checkpoint: Checkpoint | None = None
+        self, request: Request, checkpoint: Checkpoint | None = None, left_s: float | None = None
     ) -> AsyncGenerator[Progress | Finished | NDArray[np.uint8] | Interrupted]:
         """Denoise one picture: now and then a Progress, then Finished without pixels, then the (H, W, 3) uint8 pixels.
 
-        It goes on from ``checkpoint``, if there is one. When this replica is being stopped, the last message is
-        Interrupted instead, at once: another replica goes on from there.
+        It goes on from ``checkpoint``, if there is one. ``left_s``: seconds until its deadline, if it has one.
+        When this replica is being stopped, the last message is Interrupted instead, at once: another replica goes on
+        from there.
 
         The pixels are a message of their own so that the caller owns them, without having to read them: what this
         replica put into the object store itself would be gone when it is stopped before the publisher comes.
@@ -71,7 +73,7 @@ class Generator:
         """
         if not self._engine.alive:  # the health check ends this replica; until then it must not use up a job's attempts
             raise OverloadedError("this generator is being replaced")
-        request = _own(request)
+        request = _own(request, left_s)
         inbox = _Inbox(self.progress_every_s)
         try:
             future = self._engine.submit(request, inbox.progressed, checkpoint)
@@ -83,7 +85,7 @@ class Generator:
             except HandedOver as handed_over:
                 yield Interrupted(handed_over.checkpoint)
             else:
-                yield Finished(None, picture.stats, picture.precision)
+                yield Finished(None, picture.stats, picture.precision, self._made_with)
                 yield picture.pixels
         finally:
             self._engine.cancel(request.id)
@@ -103,8 +105,8 @@ class Generator:
             engine.close()
 
 
-def _own(request: Request) -> Request:
-    """The request for this call alone.
+def _own(request: Request, left_s: float | None) -> Request:
+    """The request for this call alone, its deadline on this process's clock.
 
     A job tried again may come back while its first try is still in the engine, so its id gets a suffix; and Ray's
     arrays are read-only views of a message, which torch warns of.
@@ -114,6 +116,7 @@ def _own(request: Request) -> Request:
         id=f"{request.id}.{uuid.uuid4().hex[:8]}",
         embedding=request.embedding.copy(),
         landmarks=request.landmarks.copy(),
+        deadline_s=None if left_s is None else time.monotonic() + left_s,
     )
 
 

@@ -1,0 +1,21 @@
+"""Ids: a prefix that says of what, and a UUIDv7 in lowercase base32hex (26 characters), so they sort by time."""
+
+from __future__ import annotations
+
+import base64
+import secrets
+import time
+import uuid
+from typing import Literal
+
+Kind = Literal["gen", "bat", "idn", "upl", "whk", "whd", "msg"]
+
+
+def new_id(kind: Kind) -> str:
+    """A new id, for example ``gen_06f…``.
+
+    RFC 9562, 5.7, with 12 bits of sub-millisecond time in rand_a (method 3 of 6.2).
+    """
+    milliseconds, rest = divmod(time.time_ns(), 1_000_000)
+    value = milliseconds << 80 | 0x7 << 76 | (rest << 12) // 1_000_000 << 64 | 0b10 << 62 | secrets.randbits(62)
+    return f"{kind}_{base64.b32hexencode(uuid.UUID(int=value).bytes).decode().rstrip('=').lower()}"

@@ -1,0 +1,60 @@
+"""Who may call a route: dependencies that hand it the caller, or refuse."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from instantid_serve.errors import ForbiddenError, SuspendedError, UnauthorizedError
+from instantid_serve.service.keyring import Caller
+from instantid_serve.service.tenants import Tenant
+from instantid_serve.serving.api.context import Context
+from instantid_serve.settings import Scope
+
+
+def _presented_key(request: Request) -> str:
+    sent = request.headers.getlist("authorization")
+    if len(sent) != 1:  # with two, a proxy and this service could each believe another one
+        raise UnauthorizedError("send one header `Authorization: Bearer <API key>`")
+    scheme, _, key = sent[0].partition(" ")
+    if scheme.lower() != "bearer" or not key.strip():
+        raise UnauthorizedError("send the API key as `Authorization: Bearer <API key>`")
+    return key.strip()
+
+
+async def _caller(request: Request, context: Context) -> Caller:
+    key = _presented_key(request)
+    caller = context.keyring.remembered(key)
+    if caller is None:
+        caller = await asyncio.to_thread(context.keyring.caller, key)
+    if caller.tenant.suspended:
+        raise SuspendedError("this tenant is suspended")
+    return caller
+
+
+AnyCaller = Annotated[Caller, Depends(_caller)]
+
+
+def _with(scope: Scope) -> Callable[[Caller], Awaitable[Tenant]]:
+    async def tenant(caller: AnyCaller) -> Tenant:
+        if scope not in caller.scopes:
+            raise ForbiddenError("this API key may not do that", {"scope": scope})
+        return caller.tenant
+
+    return tenant
+
+
+# The tenant, for a route that needs the scope.
+GenerationsReader = Annotated[Tenant, Depends(_with("generations:read"))]
+GenerationsWriter = Annotated[Tenant, Depends(_with("generations:write"))]
+IdentitiesReader = Annotated[Tenant, Depends(_with("identities:read"))]
+IdentitiesWriter = Annotated[Tenant, Depends(_with("identities:write"))]
+WebhooksReader = Annotated[Tenant, Depends(_with("webhooks:read"))]
+WebhooksWriter = Annotated[Tenant, Depends(_with("webhooks:write"))]
+KeysReader = Annotated[Tenant, Depends(_with("keys:read"))]
+KeysWriter = Annotated[Tenant, Depends(_with("keys:write"))]
+UsageReader = Annotated[Tenant, Depends(_with("usage:read"))]
+Admin = Annotated[Tenant, Depends(_with("admin"))]

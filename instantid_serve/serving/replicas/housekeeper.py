@@ -1,0 +1,61 @@
+"""The deployment that does the work beside generations, so that nothing of it can hold one up."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
+from typing import Any
+
+from instantid_serve.errors import UnavailableError
+from instantid_serve.service.backoff import backoff_s
+from instantid_serve.service.database import ready_database
+from instantid_serve.service.job_queue import JobQueue
+from instantid_serve.serving.telemetry import log_as_serve_does
+from instantid_serve.settings import Settings
+
+log = logging.getLogger(__name__)
+
+_TIDY_EVERY_S = 1.0
+
+
+class Housekeeper:
+    """Ends jobs that are past their deadline, and puts back those of silent workers while every worker is busy."""
+
+    def __init__(self, args: Mapping[str, Any]) -> None:
+        log_as_serve_does()
+        settings = Settings.load(dict(args))
+        database = ready_database(settings.database)
+        queue = JobQueue(database, max_attempts=settings.dispatcher.max_attempts)
+        chores = {"tidy": _every(_TIDY_EVERY_S, partial(asyncio.to_thread, queue.tidy))}
+        # Serve runs constructors on the loop that will run the calls.
+        loop = asyncio.get_running_loop()
+        self._chores = {name: loop.create_task(chore, name=name) for name, chore in chores.items()}
+
+    def check_health(self) -> None:
+        """Serve replaces the replica after three failures in a row."""
+        ended = [name for name, chore in self._chores.items() if chore.done()]
+        if ended:
+            raise UnavailableError(f"these chores ended: {', '.join(ended)}")
+
+    async def __del__(self) -> None:
+        """Serve calls this when the replica stops; what is not done is done by the next one."""
+        for chore in getattr(self, "_chores", {}).values():
+            chore.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await chore
+
+
+async def _every(seconds: float, do: Callable[[], Awaitable[object]]) -> None:
+    """Do it again and again; what fails is tried again, later and later."""
+    failures = 0
+    while True:
+        try:
+            await do()
+            failures = 0
+        except Exception as error:  # noqa: BLE001 - a chore outlives every fault
+            failures += 1
+            log.warning("a chore failed: %s", type(error).__name__)
+        await asyncio.sleep(max(seconds, backoff_s(failures) if failures else 0.0))
