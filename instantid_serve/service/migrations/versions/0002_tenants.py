@@ -18,7 +18,12 @@ OF_TENANTS = (
     "api_keys", "jobs", "idempotency_keys", "events", "batches", "identities", "uploads", "usage",
     "webhook_endpoints", "webhook_deliveries",
 )
-ALLOWED = "current_setting('instantid.tenant', true) IN ('*', tenant)"
+# A CASE, because the planner takes it to hold for half of the rows. An OR of comparisons it takes to hold for a
+# hundredth, and then it sorts the whole queue instead of reading its index (measured: 75 ms a claim instead of 7).
+ALLOWED = (
+    "CASE current_setting('instantid.tenant', true) WHEN '*' THEN true "
+    "ELSE tenant = current_setting('instantid.tenant', true) END"
+)
 
 
 def upgrade() -> None:
