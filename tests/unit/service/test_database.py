@@ -72,24 +72,21 @@ class TestUpgrade:
 
         assert Jobs(database).get("alice", job.id) == job
 
-    def test_processes_that_start_at_once_do_not_meet(self, tmp_path):
+    def test_processes_that_start_at_once_do_not_meet(self, empty_url):
         script = (
             "import sys; from instantid_serve.service.database import *;"
             "database = open_database(sys.argv[1]); upgrade(database); upgrade(database); database.ping()"
         )
-        starts = [subprocess.Popen([sys.executable, "-c", script, sqlite_url(tmp_path)]) for _ in range(4)]
+        starts = [subprocess.Popen([sys.executable, "-c", script, empty_url]) for _ in range(4)]
 
         assert [start.wait(60) for start in starts] == [0, 0, 0, 0]
 
-    def test_a_database_of_a_newer_version_is_refused(self, tmp_path):
-        database = open_database(sqlite_url(tmp_path))
-        upgrade(database)
+    def test_a_database_of_a_newer_version_is_refused(self, database):
         with database.write() as connection:
             connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
 
         with pytest.raises(ConfigurationError, match="9999"):
             upgrade(database)
-        database.close()
 
 
 class TestWriting:
@@ -183,7 +180,7 @@ class TestErrors:
         job = add(jobs)
         (claim,) = jobs.claim("w1", 4, 30)
 
-        with pytest.raises(sqlalchemy.exc.StatementError):
+        with pytest.raises((sqlalchemy.exc.StatementError, TypeError)):  # psycopg's own for what is no JSON
             jobs.settle_failed(job.id, claim.fence, {"facts": {"not": object()}})
 
     def test_every_error_of_the_driver_is_translated(self):
