@@ -90,9 +90,11 @@ class JobQueue:
         end(connection, now, _late(now), JobStatus.EXPIRED, error=deadline)
         silent, moved = fairness.lease_expired(now), {"fence": table.c.fence + 1}
         canceled_now(connection, now, sa.and_(silent, table.c.cancel_requested))
-        spent = table.c.attempts >= sa.func.coalesce(table.c.max_attempts, self._max_attempts)
-        error = self._exhausted("worker_lost")
-        end(connection, now, sa.and_(silent, spent), JobStatus.FAILED, error=error, **moved)
+        most = sa.func.coalesce(table.c.max_attempts, self._max_attempts)
+        spent = sa.and_(silent, table.c.attempts >= most)
+        for attempts in connection.execute(sa.select(most).where(spent).distinct()).scalars().all():
+            error = _exhausted(attempts, "worker_lost")
+            end(connection, now, sa.and_(spent, most == attempts), JobStatus.FAILED, error=error, **moved)
         back = {"status": JobStatus.QUEUED, "worker": None, "lease_until": None, "step": 0, "updated_at": now}
         statement = sa.update(table).where(silent).values(back | moved).returning(*table.c)
         events.record(connection, now, connection.execute(statement).all(), "generation.retrying")
@@ -172,10 +174,11 @@ class JobQueue:
             row = connection.execute(query.where(held).with_for_update()).one_or_none()
             if row is None:
                 raise _stale(job_id, fence)
+            most = row.max_attempts or self._max_attempts
             if row.cancel_requested:
                 canceled_now(connection, now, held)
-            elif cause is not None and row.attempts >= (row.max_attempts or self._max_attempts):
-                end(connection, now, held, JobStatus.FAILED, error=self._exhausted(str(cause.get("code"))))
+            elif cause is not None and row.attempts >= most:
+                end(connection, now, held, JobStatus.FAILED, error=_exhausted(most, str(cause.get("code"))))
             else:
                 values: dict[str, Any] = {"status": JobStatus.QUEUED, "worker": None, "lease_until": None, "step": 0}
                 values |= {"attempts": row.attempts - (cause is None), "not_before": now + delay_s, "updated_at": now}
@@ -205,9 +208,11 @@ class JobQueue:
             if connection.execute(sa.select(table.c.id).where(same)).one_or_none() is None:
                 raise _stale(job_id, fence)
 
-    def _exhausted(self, cause: str) -> dict[str, Any]:
-        facts = {"attempts": self._max_attempts, "cause": cause}
-        return AttemptsExhaustedError("the generation was tried too often", facts).to_json()
+
+def _exhausted(attempts: int, cause: str) -> dict[str, Any]:
+    return AttemptsExhaustedError(
+        "the generation was tried too often", {"attempts": attempts, "cause": cause}
+    ).to_json()
 
 
 def _late(now: sa.ColumnElement[float]) -> sa.ColumnElement[bool]:

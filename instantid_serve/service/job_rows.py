@@ -37,7 +37,7 @@ def end(
         **values,
     }
     rows = connection.execute(sa.update(table).where(which).values(changed).returning(*table.c)).all()
-    for row in rows:
+    for row in sorted(rows, key=lambda row: (row.tenant, row.period or "")):  # all lock usage in one order
         usage.settle(connection, row)
     events.record(connection, now, rows, _KINDS[status])
     return rows

@@ -107,15 +107,15 @@ class Jobs:
                 return Accepted(_of_resource(connection, tenant.id, found), replayed=True)
             idempotency.remember(connection, now, tenant.id, key, resource_id)
         _check_queue(connection, tenant, len(new))
-        period = usage.period_of(connection.execute(sa.select(now)).scalar_one())
-        pictures = sum(job.spec.count for job in new)
-        quota = tenant.pictures_per_month
-        usage.charge(connection, tenant.id, period, jobs=len(new), pictures=pictures, quota=quota)
         if batch is not None:
             values = {"id": resource_id, "tenant": tenant.id, "jobs": len(new), "metadata": dict(batch)}
             connection.execute(sa.insert(batches).values(**values, created_at=now))
         counts = [job.spec.count for job in new]
+        # Jobs before usage, as in every end of a job: two who lock them the other way round would wait in a circle.
         tags = fairness.tags(connection, now, tenant.id, tenant.weight, new[0].priority, counts)
+        period = usage.period_of(connection.execute(sa.select(now)).scalar_one())
+        quota = tenant.pictures_per_month
+        usage.charge(connection, tenant.id, period, jobs=len(new), pictures=sum(counts), quota=quota)
         rows = []
         for job, finish in zip(new, tags, strict=True):
             values = _row(tenant, job, now) | {"virtual_finish": finish, "period": period}
@@ -180,6 +180,9 @@ class Jobs:
     def cancel_batch(self, tenant: str, batch_id: str) -> None:
         """Cancel all jobs of a batch that have not ended."""
         with self._database.write(tenant) as connection:
+            tenants.hold(
+                connection, tenant
+            )  # or a new job that moves the waiting ones could lock them in another order
             _cancel(connection, self._clock(), sa.and_(table.c.batch_id == batch_id, owned_by(table, tenant)))
 
     def delete(self, tenant: str, job_id: str) -> None:

@@ -35,6 +35,19 @@ class TestRelease:
         assert (failed.status, failed.error["code"]) == (JobStatus.FAILED, "attempts_exhausted")
         assert failed.error["facts"]["cause"] == "unavailable"
 
+    @pytest.mark.parametrize("lost", [False, True])
+    def test_a_job_may_name_fewer_attempts(self, jobs, queue, clock, lost):
+        job = add(jobs, max_attempts=1)
+        claim = claim_one(queue)
+        if lost:
+            clock.pass_lease()
+            queue.tidy()
+        else:
+            queue.release(job.id, claim.fence, cause=CAUSE)
+
+        failed = jobs.get("alice", job.id)
+        assert (failed.status, failed.error["facts"]["attempts"]) == (JobStatus.FAILED, 1)
+
     def test_one_handed_back_unharmed_has_lost_no_attempt(self, jobs, queue):
         job = add(jobs)
         for _ in range(10):

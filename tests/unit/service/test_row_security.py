@@ -160,6 +160,7 @@ class TestJobs:
     def test_anothers_batch_is_not_canceled(self, jobs, tenants):
         batched = new_job("alice", batch_id="bat_1")
         jobs.accept(tenants.ensure("alice"), [batched], batch={})
+        tenants.ensure("bob")
 
         jobs.cancel_batch("bob", "bat_1")
 
