@@ -1,6 +1,5 @@
 """PostgreSQL for the tests, started once per session (a pytest plugin)."""
 
-import functools
 import itertools
 import re
 import secrets
@@ -51,7 +50,7 @@ class Postgres(LocalServer):
         import psycopg
 
         try:
-            self._as_superuser("SELECT 1")
+            self.as_superuser("SELECT 1")
         except psycopg.OperationalError as error:
             raise ConnectionError(str(error)) from error
 
@@ -59,30 +58,23 @@ class Postgres(LocalServer):
         """An SQLAlchemy URL, with the password."""
         return f"postgresql+psycopg://{user}:{self._password}@127.0.0.1:{self.port}/{database}"
 
-    def create_database(self, *, migrated=False):
-        """The URL of a new database that the ordinary role owns: empty, or with this version's tables."""
-        template = self._migrated if migrated else "template1"
+    def create_database(self):
+        """The URL of a new database without tables, which the ordinary role owns."""
         name = f"instantid_{next(self._numbers)}"
-        self._as_superuser(f"CREATE DATABASE {name} OWNER {ROLE} TEMPLATE {template}")
+        self.as_superuser(f"CREATE DATABASE {name} OWNER {ROLE}")
         return self.url(name)
 
-    def drop_database(self, url):
-        """Remove it, whoever is still connected."""
-        self._as_superuser(f"DROP DATABASE {url.rpartition('/')[2]} WITH (FORCE)")
+    def as_superuser(self, statement, database="postgres"):
+        """Execute one statement, also where the ordinary role must not."""
+        import psycopg
+
+        url = self.url(database, SUPERUSER).replace("+psycopg", "")
+        options = "-c statement_timeout=30s"  # whoever holds a lock for ever shall be found, not waited for
+        with psycopg.connect(url, autocommit=True, connect_timeout=5, options=options) as connection:
+            connection.execute(statement)
 
     def create_role(self):
-        self._as_superuser(f"CREATE ROLE {ROLE} LOGIN PASSWORD '{self._password}'")
-
-    @functools.cached_property
-    def _migrated(self):
-        """The name of a database to copy: copying costs half of what migrating does."""
-        from instantid_serve.service.database import open_database, upgrade
-
-        url = self.create_database()
-        database = open_database(url)
-        upgrade(database)
-        database.close()
-        return url.rpartition("/")[2]
+        self.as_superuser(f"CREATE ROLE {ROLE} LOGIN PASSWORD '{self._password}'")
 
     def _make_cluster(self):
         password = self.folder / "password"
@@ -99,13 +91,6 @@ class Postgres(LocalServer):
             timeout=TIMEOUT_S,
         )
         assert made.returncode == 0, made.stderr
-
-    def _as_superuser(self, statement):
-        import psycopg
-
-        url = self.url("postgres", SUPERUSER).replace("+psycopg", "")
-        with psycopg.connect(url, autocommit=True, connect_timeout=5) as connection:
-            connection.execute(statement)
 
 
 @pytest.fixture(scope="session")
