@@ -1,5 +1,6 @@
 """PostgreSQL for the tests, started once per session (a pytest plugin)."""
 
+import functools
 import itertools
 import re
 import secrets
@@ -50,7 +51,7 @@ class Postgres(LocalServer):
         import psycopg
 
         try:
-            self.as_superuser("SELECT 1")
+            self._as_superuser("SELECT 1")
         except psycopg.OperationalError as error:
             raise ConnectionError(str(error)) from error
 
@@ -58,23 +59,30 @@ class Postgres(LocalServer):
         """An SQLAlchemy URL, with the password."""
         return f"postgresql+psycopg://{user}:{self._password}@127.0.0.1:{self.port}/{database}"
 
-    def create_database(self):
-        """The URL of a new database without tables, which the ordinary role owns."""
+    def create_database(self, *, migrated=False):
+        """The URL of a new database that the ordinary role owns: empty, or with this version's tables."""
+        template = self._migrated if migrated else "template1"
         name = f"instantid_{next(self._numbers)}"
-        self.as_superuser(f"CREATE DATABASE {name} OWNER {ROLE}")
+        self._as_superuser(f"CREATE DATABASE {name} OWNER {ROLE} TEMPLATE {template}")
         return self.url(name)
 
-    def as_superuser(self, statement, database="postgres"):
-        """Execute one statement, also where the ordinary role must not."""
-        import psycopg
-
-        url = self.url(database, SUPERUSER).replace("+psycopg", "")
-        options = "-c statement_timeout=30s"  # whoever holds a lock for ever shall be found, not waited for
-        with psycopg.connect(url, autocommit=True, connect_timeout=5, options=options) as connection:
-            connection.execute(statement)
+    def drop_database(self, url):
+        """Remove it, whoever is still connected."""
+        self._as_superuser(f"DROP DATABASE {url.rpartition('/')[2]} WITH (FORCE)")
 
     def create_role(self):
-        self.as_superuser(f"CREATE ROLE {ROLE} LOGIN PASSWORD '{self._password}'")
+        self._as_superuser(f"CREATE ROLE {ROLE} LOGIN PASSWORD '{self._password}'")
+
+    @functools.cached_property
+    def _migrated(self):
+        """The name of a database to copy: copying costs half of what migrating does."""
+        from instantid_serve.service.database import open_database, upgrade
+
+        url = self.create_database()
+        database = open_database(url)
+        upgrade(database)
+        database.close()
+        return url.rpartition("/")[2]
 
     def _make_cluster(self):
         password = self.folder / "password"
@@ -91,6 +99,13 @@ class Postgres(LocalServer):
             timeout=TIMEOUT_S,
         )
         assert made.returncode == 0, made.stderr
+
+    def _as_superuser(self, statement):
+        import psycopg
+
+        url = self.url("postgres", SUPERUSER).replace("+psycopg", "")
+        with psycopg.connect(url, autocommit=True, connect_timeout=5) as connection:
+            connection.execute(statement)
 
 
 @pytest.fixture(scope="session")

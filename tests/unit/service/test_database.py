@@ -81,15 +81,12 @@ class TestUpgrade:
 
         assert [start.wait(60) for start in starts] == [0, 0, 0, 0]
 
-    def test_a_database_of_a_newer_version_is_refused(self, empty_url):
-        database = open_database(empty_url)
-        upgrade(database)
+    def test_a_database_of_a_newer_version_is_refused(self, database):
         with database.write() as connection:
             connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
 
         with pytest.raises(ConfigurationError, match="9999"):
             upgrade(database)
-        database.close()
 
 
 class TestWriting:

@@ -12,8 +12,15 @@ from instantid_serve.service.jobs import Jobs
 
 
 @pytest.fixture
-def database(postgres_url):
-    database = open_database(postgres_url, busy_timeout_s=2)
+def url(postgres):
+    url = postgres.create_database(migrated=True)
+    yield url
+    postgres.drop_database(url)
+
+
+@pytest.fixture
+def database(url):
+    database = open_database(url, busy_timeout_s=2)
     yield database
     database.close()
 
@@ -49,8 +56,8 @@ def test_connections_that_a_restart_cut_are_replaced(postgres, database):
     database.ping()
 
 
-def test_a_lock_that_is_not_given_up_is_a_database_error_in_time(postgres_url, database):
-    other = open_database(postgres_url)
+def test_a_lock_that_is_not_given_up_is_a_database_error_in_time(url, database):
+    other = open_database(url)
     with other.write() as connection:
         connection.execute(sa.text("LOCK TABLE jobs"))
         began = time.monotonic()
