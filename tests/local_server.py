@@ -19,7 +19,7 @@ exec 3<&0
 "$@" </dev/null & server=$!
 (read -r _ <&3 || touch forgotten; kill -INT "$server") & guard=$!
 wait "$server"
-kill "$guard"
+kill "$guard" 2>/dev/null
 [ ! -e forgotten ] || rm -rf "$PWD"
 """
 
