@@ -67,18 +67,7 @@ def next_in_turn(now: sa.ColumnElement[float], room: Room) -> sa.Select[tuple[st
     """
     turn = (jobs.c.virtual_finish, jobs.c.created_at, jobs.c.id)
     weight = sa.func.coalesce(tenants.c.weight, 1.0)
-    busy = (
-        sa.select(
-            jobs.c.tenant,
-            sa.func.sum(jobs.c.pictures).label("pictures"),
-            (sa.func.sum(jobs.c.pictures) / sa.func.max(weight)).label("load"),
-        )
-        .outerjoin_from(jobs, tenants, jobs.c.tenant == tenants.c.id)
-        .where(jobs.c.status == "running")
-        .group_by(jobs.c.tenant)
-        .cte("busy")
-        .prefix_with(_ONCE)
-    )
+    busy = _busy(weight)
     most = sa.select(sa.func.coalesce(sa.func.max(busy.c.load), 0.0)).scalar_subquery()
     running = sa.func.coalesce(busy.c.pictures, 0)
     allowed = sa.func.coalesce(tenants.c.max_running_pictures, room.tenant_pictures or _UNBOUNDED)
@@ -111,6 +100,22 @@ def next_in_turn(now: sa.ColumnElement[float], room: Room) -> sa.Select[tuple[st
         .prefix_with(_ONCE)
     )
     return sa.select(locked.c.id)
+
+
+def _busy(weight: sa.ColumnElement[float]) -> sa.CTE:
+    """What each tenant has running: pictures, and pictures / weight as its load."""
+    return (
+        sa.select(
+            jobs.c.tenant,
+            sa.func.sum(jobs.c.pictures).label("pictures"),
+            (sa.func.sum(jobs.c.pictures) / sa.func.max(weight)).label("load"),
+        )
+        .outerjoin_from(jobs, tenants, jobs.c.tenant == tenants.c.id)
+        .where(jobs.c.status == "running")
+        .group_by(jobs.c.tenant)
+        .cte("busy")
+        .prefix_with(_ONCE)
+    )
 
 
 def _chosen(heads: sa.CTE, room: Room) -> sa.Select[tuple[str]]:
