@@ -129,6 +129,7 @@ class S3StoreSettings(_Section):
     bucket: str = Field(min_length=3)
     prefix: str = ""
     endpoint_url: str | None = None
+    public_endpoint_url: str | None = None  # where tenants reach the store, in links; None: where this service does
     region: str | None = None
     addressing_style: Literal["auto", "path", "virtual"] = "auto"
     # boto3 >= 1.36 sends checksums that stores other than AWS may write into the object: "when_required" for those.

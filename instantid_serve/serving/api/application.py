@@ -9,9 +9,10 @@ from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
 from instantid_serve.serving.api import generations, operations, problems
-from instantid_serve.serving.api.bodies import FORM_TYPE, JSON_TYPE, PHOTO_FIELD
+from instantid_serve.serving.api.bodies import FORM_TYPE, JSON_TYPE
 from instantid_serve.serving.api.context import ApiContext
 from instantid_serve.serving.api.edge import Edge
+from instantid_serve.serving.api.photo_sources import IDENTITY_FIELD, PHOTO_FIELD, UPLOAD_FIELD, URL_FIELD
 from instantid_serve.serving.api.schemas import GenerationFields
 
 _PROBLEM = {
@@ -88,6 +89,12 @@ def _describe(app: FastAPI, fields: type[GenerationFields]) -> None:
 
 def _with_photo(fields: type[GenerationFields], photo: dict[str, Any]) -> dict[str, Any]:
     schema = fields.model_json_schema()
-    schema["properties"] = {PHOTO_FIELD: {**photo, "description": "JPEG, PNG or WebP."}, **schema["properties"]}
-    schema["required"] = [PHOTO_FIELD, *schema["required"]]
+    sources = {
+        PHOTO_FIELD: {**photo, "description": "JPEG, PNG or WebP."},
+        URL_FIELD: {"type": "string", "description": "Where the photo is: a public http or https address."},
+        UPLOAD_FIELD: {"type": "string", "description": "An upload of `POST /v1/uploads` that was filled."},
+        IDENTITY_FIELD: {"type": "string", "description": "An identity of `POST /v1/identities`: all its photos."},
+    }
+    schema["properties"] = {**sources, **schema["properties"]}
+    schema["oneOf"] = [{"required": [name]} for name in sources]
     return schema

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 from typing import Annotated
+from urllib.parse import urlsplit
 
 from fastapi import Depends, Request
 
 from instantid_serve.decoding import GuardedDecoder
 from instantid_serve.service.api_keys import ApiKeys
 from instantid_serve.service.database import Database
+from instantid_serve.service.guarded_http import GuardedHttp
+from instantid_serve.service.guarded_urls import UrlRules
+from instantid_serve.service.identities import Identities
 from instantid_serve.service.job_queue import JobQueue
 from instantid_serve.service.jobs import Jobs
 from instantid_serve.service.keyring import Keyring
 from instantid_serve.service.results import ResultStore
 from instantid_serve.service.tenants import Tenants
+from instantid_serve.service.uploads import Uploads
 from instantid_serve.serving.api.intake import Intake
+from instantid_serve.serving.api.photos import PhotoIntake
 from instantid_serve.serving.api.readiness import Readiness
 from instantid_serve.serving.api.schemas import GenerationFields, fields_model
 from instantid_serve.settings import Settings
@@ -32,6 +38,9 @@ class ApiContext:
     keys: ApiKeys
     keyring: Keyring
     intake: Intake
+    photos: PhotoIntake
+    uploads: Uploads
+    identities: Identities
     store: ResultStore
     readiness: Readiness
     fields: type[GenerationFields]
@@ -44,6 +53,16 @@ def open_context(
     jobs = Jobs(database)
     tenants = Tenants(database, settings.tenancy)
     keys = ApiKeys(database)
+    uploads, identities = Uploads(database), Identities(database)
+    photos = PhotoIntake(
+        store,
+        decoder,
+        GuardedHttp(_url_rules(settings)),
+        uploads,
+        identities,
+        max_bytes=settings.api.max_photo_bytes,
+        fetch_timeout_s=settings.outbound.fetch_timeout_s,
+    )
     return ApiContext(
         settings=settings,
         jobs=jobs,
@@ -51,11 +70,22 @@ def open_context(
         tenants=tenants,
         keys=keys,
         keyring=Keyring(settings.api.keys, keys, tenants, remembered_s=settings.tenancy.key_cache_s),
-        intake=Intake(settings, jobs, store, decoder),
+        intake=Intake(settings, jobs, photos),
+        photos=photos,
+        uploads=uploads,
+        identities=identities,
         store=store,
         readiness=readiness,
         fields=fields_model(settings.limits),
     )
+
+
+def _url_rules(settings: Settings) -> UrlRules:
+    """What URLs of photos may be. The result store's own host never is one: that door is `upload_id`."""
+    store = getattr(settings.results, "endpoint_url", None)
+    own = urlsplit(store).hostname if store else None
+    outbound = settings.outbound
+    return UrlRules(outbound.allowed_networks, (own,) if own else (), outbound.ports)
 
 
 def _context(request: Request) -> ApiContext:

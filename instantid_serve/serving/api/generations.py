@@ -41,8 +41,8 @@ async def create(request: Request, tenant: GenerationsWriter, context: Context, 
     after N seconds at the latest.
     """
     async with context.intake.room:
-        fields, photo = await read_generation(request, context.fields)
-        job = await context.intake.accept(tenant, fields, photo)
+        fields, source = await read_generation(request, context.fields)
+        job = await context.intake.accept(tenant, fields, source)
     response.headers["Location"] = _url(job.id)
     wait_s = _wanted_wait_s(request, context.settings.api.max_wait_s)
     if wait_s is not None:
@@ -84,7 +84,7 @@ async def fetch(
     headers = {"ETag": f'"{image.sha256}"', "Cache-Control": _PICTURES_NEVER_CHANGE}
     if headers["ETag"] in request.headers.get("if-none-match", ""):
         return Response(status_code=304, headers=headers)
-    data = await asyncio.to_thread(context.intake.read, image.key)
+    data = await asyncio.to_thread(context.store.get, image.key)
     extension = image.media_type.rpartition("/")[2]
     headers["Content-Disposition"] = f'inline; filename="{job.id}-{index}.{extension}"'
     return Response(data, media_type=image.media_type, headers=headers)

@@ -3,70 +3,45 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-from concurrent.futures import ThreadPoolExecutor
 
-from instantid_serve import images
-from instantid_serve.decoding import GuardedDecoder
-from instantid_serve.errors import InstantIDError
+from instantid_serve.errors import DatabaseError
 from instantid_serve.service.ids import new_id
 from instantid_serve.service.job import Job, NewJob
 from instantid_serve.service.jobs import Jobs
-from instantid_serve.service.results import ResultStore, photo_key
+from instantid_serve.service.results import job_folder
 from instantid_serve.service.tenants import Tenant
+from instantid_serve.serving.api.photo_sources import PhotoSource
+from instantid_serve.serving.api.photos import PhotoIntake
 from instantid_serve.serving.api.schemas import GenerationFields, resolve
 from instantid_serve.settings import Settings
 
-log = logging.getLogger(__name__)
-
-
 _MAX_BODIES = 16  # held in memory at once by one replica; further callers wait before theirs is read
-_THREADS = 2  # one photo is decoded while another is stored
 
 
 class Intake:
-    """Has threads of its own: photos that are slow to decode must not hold up those who ask for their jobs."""
+    """Accepts generations for their tenants."""
 
-    def __init__(self, settings: Settings, jobs: Jobs, store: ResultStore, decoder: GuardedDecoder) -> None:
+    def __init__(self, settings: Settings, jobs: Jobs, photos: PhotoIntake) -> None:
         self._settings = settings
         self._jobs = jobs
-        self._store = store
-        self._decoder = decoder
-        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="intake")
+        self._photos = photos
         self.room = asyncio.Semaphore(_MAX_BODIES)  # to be held from before a body is read until it is accepted
 
-    async def accept(self, tenant: Tenant, fields: GenerationFields, photo: bytes) -> Job:
+    async def accept(self, tenant: Tenant, fields: GenerationFields, source: PhotoSource) -> Job:
         """Return the job, which is never lost once this returns.
 
-        Raises ImageError and InvalidRequestError for what cannot be done, StoreError, DatabaseError.
+        Raises what :meth:`PhotoIntake.photos` does, InvalidRequestError for what cannot be done, DatabaseError.
         """
-        return await asyncio.get_running_loop().run_in_executor(self._threads, self._accept, tenant, fields, photo)
-
-    def _accept(self, tenant: Tenant, fields: GenerationFields, photo: bytes) -> Job:
-        images.inspect(photo, max_bytes=self._settings.api.max_photo_bytes)
-        upright = self._decoder.normalise(photo)
-        header = images.inspect(upright, max_bytes=len(upright))
-        spec = resolve(fields, (header.width, header.height), self._settings.limits, self._settings.model.preset)
         job_id = new_id("gen")
-        key = photo_key(tenant.id, job_id)
-        # The photo first: a job whose photo is missing could only fail, a photo without a job is merely removed.
-        self._store.put(key, upright, images.MEDIA_TYPES["png"])
+        folder = job_folder(tenant.id, job_id)
         try:
-            return self._jobs.accept(tenant, [NewJob(job_id, spec, (key,))]).jobs[0]
-        except BaseException:
-            self._remove(key)
+            # The photo first: a job whose photo is missing could only fail, a photo without a job is merely removed.
+            stored = await self._photos.photos(tenant.id, source, folder)
+            spec = resolve(fields, stored.size, self._settings.limits, self._settings.model.preset)
+            new = NewJob(job_id, spec, stored.keys, identity_id=stored.identity_id)
+            return (await asyncio.to_thread(self._jobs.accept, tenant, [new])).jobs[0]
+        except DatabaseError:
+            raise  # perhaps the job is safely stored and only the answer was lost: then it needs its photo
+        except Exception:
+            await self._photos.discard(folder)
             raise
-
-    def read(self, key: str) -> bytes:
-        """The bytes of a stored picture. Raises NotFoundError, StoreError."""
-        return self._store.get(key)
-
-    def ping(self) -> None:
-        """Raises StoreError unless the result store can be used."""
-        self._store.ping()
-
-    def _remove(self, key: str) -> None:
-        try:
-            self._store.delete(key)
-        except InstantIDError:  # the first error is the one to answer with
-            log.warning("a photo without a job stays in the result store: %s", key, exc_info=True)
