@@ -10,7 +10,7 @@ from doubles.api_callers import KEYS
 from PIL import Image
 
 from instantid_serve.decoding import GuardedDecoder
-from instantid_serve.service.database import open_database, upgrade
+from instantid_serve.service.database import ready_database
 from instantid_serve.service.results import open_store
 from instantid_serve.serving.api.application import build_api
 from instantid_serve.serving.api.context import open_context
@@ -42,8 +42,7 @@ def settings(tmp_path):
 
 @pytest.fixture
 def database(settings):
-    database = open_database(settings.database.url.get_secret_value())
-    upgrade(database)
+    database = ready_database(settings.database)
     yield database
     database.close()
 
@@ -67,6 +66,11 @@ def context(settings, database, store, decoder, checks):
 @pytest.fixture
 def jobs(context):
     return context.jobs
+
+
+@pytest.fixture
+def queue(context):
+    return context.queue
 
 
 @pytest.fixture
