@@ -145,7 +145,7 @@ class DispatcherSettings(_Section):
     lease_s: Seconds = 30.0
     heartbeat_s: Seconds = 1.0  # also how soon a cancel reaches the engine and progress reaches the row
     poll_s: Seconds = 0.1
-    reserved_share: Annotated[float, Field(ge=0, lt=1)] = 0.125  # of these, for tenants that have nothing running
+    reserved_share: Annotated[float, Field(ge=0, lt=1)] = 0.125  # of these, for tenants that have little running
     max_attempts: Count = 3
     stage_timeout_s: Seconds = 600.0
     release_delay_s: Seconds = 1.0  # before a job whose stage died is tried again; doubles with every attempt

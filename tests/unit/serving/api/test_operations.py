@@ -108,8 +108,8 @@ async def test_metrics_label_routes_not_paths(client):
     assert 'route="/v1/generations/{job_id}"' in text
 
 
-async def test_metrics_are_served_while_the_database_is_away(client, app, jobs):
-    jobs._database.close()
+async def test_metrics_are_served_while_the_database_is_away(client, app, database):
+    database.close()
     (app.state.context.settings.results.folder.parent / "jobs.sqlite3").unlink()
 
     response = await client.get("/metrics")
