@@ -200,6 +200,8 @@ class TenancySettings(_Section):
     upload_retention_s: Seconds = 3600.0
     key_cache_s: Annotated[float, Field(gt=0, le=5)] = 3.0  # how long a revoked key may still work
     rate_limit_storage: SecretStr = SecretStr("memory://")  # or redis://…, which the API's replicas share
+    rate_limit_timeout_s: Seconds = 0.25  # for an answer of that storage; without one, requests go on unlimited
+    failed_logins_per_minute: Count = 60  # with keys that are not valid, per client address
 
 
 class OutboundSettings(_Section):
