@@ -21,7 +21,7 @@ from typing import TypeVar
 from instantid_serve.errors import DatabaseError, InstantIDError, StaleFenceError
 from instantid_serve.service import webhook_signing
 from instantid_serve.service.backoff import backoff_s
-from instantid_serve.service.delivery import Attempt, Errand, Standing
+from instantid_serve.service.delivery import Attempt, Errand, Repute
 from instantid_serve.service.delivery_queue import DeliveryQueue
 from instantid_serve.service.delivery_turns import Places
 from instantid_serve.service.guarded_http import GuardedHttp
@@ -91,7 +91,7 @@ class Courier:
         self._http = http
         self._limits = limits
         self._settled = settled
-        self._under_way: Counter[Standing] = Counter()
+        self._under_way: Counter[Repute] = Counter()
         self._news = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="courier")
@@ -110,7 +110,7 @@ class Courier:
                 self._news.clear()
                 claimed = await self._claim()
                 for errand in claimed:
-                    self._under_way[errand.standing] += 1
+                    self._under_way[errand.repute] += 1
                     errands.create_task(self._run_errand(errand))
                 if not claimed:
                     with contextlib.suppress(TimeoutError):
@@ -132,8 +132,8 @@ class Courier:
     def _places(self) -> Places:
         """Three quarters for receivers that took nothing yet, half for those that did not take the last one."""
         most, busy = self._limits.in_flight, self._under_way
-        suspect = busy[Standing.SUSPECT]
-        unproven = busy[Standing.UNKNOWN] + suspect
+        suspect = busy[Repute.SUSPECT]
+        unproven = busy[Repute.UNKNOWN] + suspect
         return Places(
             free=most - busy.total(),
             free_unproven=most - most // 4 - unproven,
@@ -153,7 +153,7 @@ class Courier:
         except Exception:  # one delivery must not end all; its lease runs out, and its tries have an end
             log.exception("a webhook could not be sent: %s", errand.id)
         finally:
-            self._under_way[errand.standing] -= 1
+            self._under_way[errand.repute] -= 1
             self._news.set()
 
     async def _send(self, errand: Errand) -> Attempt:

@@ -20,7 +20,7 @@ class DeliveryStatus(enum.StrEnum):
     FAILED = "failed"  # tried for the last time, or its endpoint is disabled
 
 
-class Standing(enum.IntEnum):
+class Repute(enum.IntEnum):
     """What is known of a receiver; the lower is served first, and none can take the room kept for those below it."""
 
     PROVEN = 0  # took the last one
@@ -72,7 +72,7 @@ class Errand:
     attempts: tuple[Mapping[str, Any], ...] = dataclasses.field(repr=False)
     tries: int
     fence: int
-    standing: Standing
+    repute: Repute
     secrets: tuple[str, ...] = dataclasses.field(repr=False)
 
 

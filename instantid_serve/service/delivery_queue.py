@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from instantid_serve.errors import StaleFenceError
 from instantid_serve.service import webhook_signing
 from instantid_serve.service.database import Clock, Database
-from instantid_serve.service.delivery import Attempt, DeliveryStatus, Errand, Outcome, Standing
+from instantid_serve.service.delivery import Attempt, DeliveryStatus, Errand, Outcome, Repute
 from instantid_serve.service.delivery_turns import Places, abandoned, claimable, next_in_turn
 from instantid_serve.service.tables import tenants
 from instantid_serve.service.tables import webhook_deliveries as table
@@ -124,20 +124,20 @@ def _errands(connection: sa.Connection, now: sa.ColumnElement[float], rows: Sequ
     for row in rows:
         receiver = receivers.get(row.endpoint_id)
         kept = own.get(row.tenant, []) if receiver is None else receiver.secrets
-        values = {field.name: getattr(row, field.name, None) for field in dataclasses.fields(Errand)}
-        values |= {"attempts": tuple(row.attempts), "standing": _standing(row, receiver)}
+        values: dict[str, Any] = {field.name: getattr(row, field.name, None) for field in dataclasses.fields(Errand)}
+        values |= {"attempts": tuple(row.attempts), "repute": _repute(row, receiver)}
         values |= {"secrets": tuple(entry["secret"] for entry in webhook_signing.live(kept, now_s))}
         found.append(Errand(**values))
     return found
 
 
-def _standing(row: sa.Row[Any], receiver: sa.Row[Any] | None) -> Standing:
+def _repute(row: sa.Row[Any], receiver: sa.Row[Any] | None) -> Repute:
     """As :mod:`.delivery_turns` has it, after the claim."""
     if receiver is None:
-        return Standing.SUSPECT if row.fence > 1 else Standing.UNKNOWN
+        return Repute.SUSPECT if row.fence > 1 else Repute.UNKNOWN
     if receiver.failing_since is not None:
-        return Standing.SUSPECT
-    return Standing.UNKNOWN if receiver.delivered_at is None else Standing.PROVEN
+        return Repute.SUSPECT
+    return Repute.UNKNOWN if receiver.delivered_at is None else Repute.PROVEN
 
 
 def tenant_secrets(connection: sa.Connection, tenant: str) -> list[Mapping[str, Any]]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from instantid_serve.service.delivery import DeliveryStatus, Standing
+from instantid_serve.service.delivery import DeliveryStatus, Repute
 from instantid_serve.service.tables import webhook_deliveries as table
 from instantid_serve.service.tables import webhook_endpoints as endpoints
 from instantid_serve.service.webhook_schedule import MAX_TRIES
@@ -22,8 +22,10 @@ _ONCE = "MATERIALIZED"
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Places:
-    """How many deliveries a courier takes: in all, of receivers that did not take the last one or none yet, and of the
-    former; and how many of all couriers' may be under way to one host, and for one tenant.
+    """How many deliveries a courier takes, and how many of all couriers' may be under way to one host or for one tenant.
+
+    ``free_unproven`` of the free ones are for receivers that took nothing yet or not the last one, ``free_suspect`` of
+    these for the latter.
     """
 
     free: int
@@ -33,11 +35,11 @@ class Places:
     per_tenant: int
 
     @property
-    def worst(self) -> Standing:
-        """The last standing that there is room for."""
+    def worst(self) -> Repute:
+        """The last repute that there is room for."""
         if self.free_unproven <= 0:
-            return Standing.PROVEN
-        return Standing.SUSPECT if self.free_suspect > 0 else Standing.UNKNOWN
+            return Repute.PROVEN
+        return Repute.SUSPECT if self.free_suspect > 0 else Repute.UNKNOWN
 
 
 def claimable(now: sa.ColumnElement[float]) -> sa.ColumnElement[bool]:
@@ -58,8 +60,8 @@ def next_in_turn(now: sa.ColumnElement[float], places: Places) -> sa.Select[tupl
     fitting = _fitting(_heads(now, places), places)
     chosen = sa.select(fitting.c.id).where(
         fitting.c.nth <= places.free,
-        sa.or_(fitting.c.standing == Standing.PROVEN, fitting.c.nth_unproven <= places.free_unproven),
-        sa.or_(fitting.c.standing < Standing.SUSPECT, fitting.c.nth_of_standing <= places.free_suspect),
+        sa.or_(fitting.c.repute == Repute.PROVEN, fitting.c.nth_unproven <= places.free_unproven),
+        sa.or_(fitting.c.repute < Repute.SUSPECT, fitting.c.nth_of_repute <= places.free_suspect),
     )
     # Locked in a query of its own because PostgreSQL locks no rows behind a window; SQLite has one writer at a time.
     locked = (
@@ -74,7 +76,7 @@ def next_in_turn(now: sa.ColumnElement[float], places: Places) -> sa.Select[tupl
 
 def _heads(now: sa.ColumnElement[float], places: Places) -> sa.CTE:
     """The first of those whose host and tenant have places left."""
-    standing = _standing()
+    repute = _repute()
     to_host, of_tenant = _under_way(now, "host"), _under_way(now, "tenant")
     host_busy, tenant_busy = (sa.func.coalesce(busy.c.busy, 0) for busy in (to_host, of_tenant))
     unwanted = sa.and_(table.c.endpoint_id.is_not(None), sa.or_(endpoints.c.id.is_(None), _disabled()))
@@ -84,7 +86,7 @@ def _heads(now: sa.ColumnElement[float], places: Places) -> sa.CTE:
             table.c.host,
             table.c.tenant,
             table.c.due_at,
-            standing.label("standing"),
+            repute.label("repute"),
             host_busy.label("host_busy"),
             tenant_busy.label("tenant_busy"),
         )
@@ -92,9 +94,9 @@ def _heads(now: sa.ColumnElement[float], places: Places) -> sa.CTE:
         .outerjoin(endpoints, table.c.endpoint_id == endpoints.c.id)
         .outerjoin(to_host, table.c.host == to_host.c.host)
         .outerjoin(of_tenant, table.c.tenant == of_tenant.c.tenant)
-        .where(claimable(now), ~unwanted, standing <= places.worst)
+        .where(claimable(now), ~unwanted, repute <= places.worst)
         .where(host_busy < places.per_host, tenant_busy < places.per_tenant)
-        .order_by(standing, table.c.due_at, table.c.id)
+        .order_by(repute, table.c.due_at, table.c.id)
         .limit(places.free + _BEYOND)
         .cte("heads")
         .prefix_with(_ONCE)
@@ -103,7 +105,7 @@ def _heads(now: sa.ColumnElement[float], places: Places) -> sa.CTE:
 
 def _fitting(heads: sa.CTE, places: Places) -> sa.CTE:
     """Of these, those whose host and tenant still have a place when the ones before them have theirs, numbered."""
-    turn: tuple[sa.ColumnElement[Any], ...] = (heads.c.standing, heads.c.due_at, heads.c.id)
+    turn: tuple[sa.ColumnElement[Any], ...] = (heads.c.repute, heads.c.due_at, heads.c.id)
 
     def nth(among: sa.CTE, *partition: sa.ColumnElement[Any]) -> sa.ColumnElement[int]:
         return sa.func.row_number().over(partition_by=partition or None, order_by=[among.c[c.name] for c in turn])
@@ -114,28 +116,28 @@ def _fitting(heads: sa.CTE, places: Places) -> sa.CTE:
         (nth(heads, heads.c.tenant) + heads.c.tenant_busy).label("nth_of_tenant"),
     ).cte("numbered")
     fits = sa.and_(numbered.c.nth_to_host <= places.per_host, numbered.c.nth_of_tenant <= places.per_tenant)
-    unproven = sa.case((numbered.c.standing == Standing.PROVEN, 0), else_=1)
+    unproven = sa.case((numbered.c.repute == Repute.PROVEN, 0), else_=1)
     return (
         sa.select(
             numbered.c.id,
-            numbered.c.standing,
+            numbered.c.repute,
             nth(numbered).label("nth"),
             nth(numbered, unproven).label("nth_unproven"),
-            nth(numbered, numbered.c.standing).label("nth_of_standing"),
+            nth(numbered, numbered.c.repute).label("nth_of_repute"),
         )
         .where(fits)
         .cte("fitting")
     )
 
 
-def _standing() -> sa.ColumnElement[int]:
+def _repute() -> sa.ColumnElement[int]:
     """Of an endpoint, what it did last; a URL that one job named is known from this delivery alone."""
-    named_by_job = sa.case((table.c.fence > 0, int(Standing.SUSPECT)), else_=int(Standing.UNKNOWN))
+    named_by_job = sa.case((table.c.fence > 0, int(Repute.SUSPECT)), else_=int(Repute.UNKNOWN))
     return sa.case(
         (table.c.endpoint_id.is_(None), named_by_job),
-        (endpoints.c.failing_since.is_not(None), int(Standing.SUSPECT)),
-        (endpoints.c.delivered_at.is_not(None), int(Standing.PROVEN)),
-        else_=int(Standing.UNKNOWN),
+        (endpoints.c.failing_since.is_not(None), int(Repute.SUSPECT)),
+        (endpoints.c.delivered_at.is_not(None), int(Repute.PROVEN)),
+        else_=int(Repute.UNKNOWN),
     )
 
 

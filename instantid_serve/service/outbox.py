@@ -7,8 +7,9 @@ does can hold up a job.
 from __future__ import annotations
 
 import datetime as dt
+import typing
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import sqlalchemy as sa
@@ -17,14 +18,15 @@ from instantid_serve.service import wakeups
 from instantid_serve.service.ids import new_id
 from instantid_serve.service.tables import owned_by, webhook_deliveries, webhook_endpoints
 
-# Job changes that endpoints are told of.
-TYPES = (
+# Job changes that receivers are told of.
+EventName = Literal[
     "generation.running",
     "generation.succeeded",
     "generation.failed",
     "generation.canceled",
     "generation.expired",
-)
+]
+TYPES: tuple[EventName, ...] = typing.get_args(EventName)
 
 
 def enqueue(connection: sa.Connection, now: sa.ColumnElement[float], rows: Sequence[sa.Row[Any]], kind: str) -> None:

@@ -85,7 +85,7 @@ class Webhooks:
             count = sa.select(sa.func.count()).select_from(table).where(owned_by(table, tenant))
             if connection.execute(count).scalar_one() >= MAX_ENDPOINTS:
                 raise ConflictError(f"a tenant has at most {MAX_ENDPOINTS} webhooks", {"max_webhooks": MAX_ENDPOINTS})
-            values = {"id": new_id("whk"), "tenant": tenant, "url": url, "events": list(events)}
+            values: dict[str, Any] = {"id": new_id("whk"), "tenant": tenant, "url": url, "events": list(events)}
             values |= {"description": description, "secrets": webhook_signing.first(), "created_at": now}
             row = connection.execute(sa.insert(table).values(values).returning(*table.c)).one()
             if key is not None:
@@ -147,19 +147,19 @@ class Webhooks:
             connection.execute(sa.update(table).where(table.c.id == endpoint_id).values(secrets=secrets))
             return Made(Endpoint.from_row(one(connection, tenant, endpoint_id)))
 
-    def live_secrets(self, tenant: str, endpoint_id: str) -> list[Mapping[str, Any]]:
+    def live_secrets(self, tenant: str, endpoint_id: str) -> Sequence[Mapping[str, Any]]:
         """What signs for an endpoint now, the newest first."""
         with self._database.read(tenant) as connection:
             kept = one(connection, tenant, endpoint_id).secrets
             return webhook_signing.live(kept, connection.execute(sa.select(self._clock())).scalar_one())
 
-    def live_tenant_secrets(self, tenant: str) -> list[Mapping[str, Any]]:
+    def live_tenant_secrets(self, tenant: str) -> Sequence[Mapping[str, Any]]:
         """What signs the webhooks that the tenant's jobs name, the newest first; made when it is asked for first."""
         with self._database.write(tenant) as connection:
             kept = delivery_queue.tenant_secrets(connection, tenant)
             return webhook_signing.live(kept, connection.execute(sa.select(self._clock())).scalar_one())
 
-    def rotate_tenant_secret(self, tenant: str, overlap_s: float) -> list[Mapping[str, Any]]:
+    def rotate_tenant_secret(self, tenant: str, overlap_s: float) -> Sequence[Mapping[str, Any]]:
         """As :meth:`rotate`, for the webhooks that the tenant's jobs name."""
         with self._database.write(tenant) as connection:
             tenants.hold(connection, tenant)
@@ -168,7 +168,7 @@ class Webhooks:
             secrets = webhook_signing.rotated(kept, now_s, overlap_s)
             mine = tenants_table.c.id == tenant
             connection.execute(sa.update(tenants_table).where(mine).values(webhook_secrets=secrets))
-            return list(secrets)
+            return secrets
 
 
 def one(connection: sa.Connection, tenant: str, endpoint_id: str, *, lock: bool = False) -> sa.Row[Any]:
