@@ -219,8 +219,10 @@ class HousekeepingSettings(_Section):
     """The work beside generations: webhooks are delivered, and what is past its time is removed."""
 
     poll_s: Seconds = 0.5
-    max_deliveries_in_flight: Count = 64
+    max_deliveries_in_flight: Count = 512  # a receiver that hangs costs a socket and little else
     max_deliveries_per_host: Count = 8  # a receiver that hangs holds no more than these
+    max_deliveries_per_tenant: Count = 64
+    keep_deliveries_s: Seconds = 14 * 86_400.0  # those that ended, as the log of their endpoint
     sweep_every_s: Seconds = 60.0
 
 

@@ -9,7 +9,7 @@ from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from prometheus_client import CollectorRegistry
 
-from instantid_serve.serving.api import administration, generations, operations, problems, tenancy
+from instantid_serve.serving.api import administration, generations, operations, problems, tenancy, webhooks
 from instantid_serve.serving.api.bodies import FORM_TYPE, JSON_TYPE
 from instantid_serve.serving.api.callers import required_scope
 from instantid_serve.serving.api.context import ApiContext
@@ -43,7 +43,7 @@ def build_api(context: ApiContext) -> FastAPI:
     )
     app.state.context = context
     app.state.registry = registry = CollectorRegistry()
-    registry.register(operations.JobsCollector(context.queue))
+    registry.register(operations.JobsCollector(context.queue, context.delivery_queue))
     seconds = operations.request_seconds(registry)
     app.add_middleware(
         Edge,
@@ -55,6 +55,7 @@ def build_api(context: ApiContext) -> FastAPI:
     app.include_router(operations.router)
     app.include_router(tenancy.router)
     app.include_router(administration.router)
+    app.include_router(webhooks.router)
     _describe(app, context.fields)
     return app
 

@@ -10,7 +10,10 @@ from fastapi import Depends, Request
 
 from instantid_serve.decoding import GuardedDecoder
 from instantid_serve.service.api_keys import ApiKeys
+from instantid_serve.service.courier import webhook_http
 from instantid_serve.service.database import Database
+from instantid_serve.service.deliveries import Deliveries
+from instantid_serve.service.delivery_queue import DeliveryQueue
 from instantid_serve.service.guarded_http import GuardedHttp
 from instantid_serve.service.guarded_urls import UrlRules
 from instantid_serve.service.identities import Identities
@@ -22,6 +25,7 @@ from instantid_serve.service.results import ResultStore
 from instantid_serve.service.standing import Standing
 from instantid_serve.service.tenants import Tenants
 from instantid_serve.service.uploads import Uploads
+from instantid_serve.service.webhooks import Webhooks
 from instantid_serve.serving.api.intake import Intake
 from instantid_serve.serving.api.photos import PhotoIntake
 from instantid_serve.serving.api.readiness import Readiness
@@ -41,6 +45,9 @@ class ApiContext:
     keyring: Keyring
     rates: RateLimits
     standing: Standing
+    webhooks: Webhooks
+    deliveries: Deliveries
+    delivery_queue: DeliveryQueue
     intake: Intake
     photos: PhotoIntake
     uploads: Uploads
@@ -77,6 +84,9 @@ def open_context(
         keyring=Keyring(settings.api.keys, keys, tenants, remembered_s=tenancy.key_cache_s),
         rates=RateLimits(tenancy.rate_limit_storage.get_secret_value(), timeout_s=tenancy.rate_limit_timeout_s),
         standing=Standing(database),
+        webhooks=Webhooks(database, webhook_http(settings.outbound).check),
+        deliveries=Deliveries(database),
+        delivery_queue=DeliveryQueue(database),
         intake=Intake(settings, jobs, photos),
         photos=photos,
         uploads=uploads,
