@@ -66,7 +66,8 @@ async def loopback(answer: Answerer, tls: ssl.SSLContext | None = None) -> Async
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         tasks.add(asyncio.current_task())
         served.connections += 1
-        with contextlib.suppress(OSError, asyncio.IncompleteReadError), contextlib.closing(writer.transport):
+        gone = (OSError, asyncio.IncompleteReadError, asyncio.CancelledError)
+        with contextlib.suppress(*gone), contextlib.closing(writer.transport):
             head = await reader.readuntil(b"\r\n\r\n")
             length = re.search(rb"content-length: (\d+)", head.lower())
             served.requests.append(head + await reader.readexactly(int(length[1]) if length else 0))

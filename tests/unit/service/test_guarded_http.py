@@ -178,7 +178,7 @@ async def test_a_redirect_is_followed_with_no_cookie_and_no_name_of_the_first_ho
         "file:///etc/passwd",
         "http://public.example:22/",
         "http://user@public.example/",
-        "http://public.example/\udcff",
+        "http://\udcff.example/",
         "/\\evil",
     ],
 )

@@ -1,6 +1,6 @@
 """TLS to a pinned address still proves the name."""
 
-import datetime
+import datetime as dt
 import ssl
 
 import pytest
@@ -20,11 +20,11 @@ def certificate(tmp_path_factory):
     """A file with a self-signed certificate for HOST, and its key."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, HOST)])
-    begin = datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=1)
+    begin = dt.datetime.now(dt.UTC) - dt.timedelta(days=1)
     signed = (
         x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
         .not_valid_before(begin)
-        .not_valid_after(begin + datetime.timedelta(days=2))
+        .not_valid_after(begin + dt.timedelta(days=2))
         .add_extension(x509.SubjectAlternativeName([x509.DNSName(HOST)]), critical=False)
         .sign(key, hashes.SHA256())
     )
