@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import ssl
 from collections.abc import Iterable, Sequence
@@ -83,7 +84,13 @@ class _Stream(httpcore2.AsyncNetworkStream):
         server_hostname: str | None = None,
         timeout: float | None = None,  # noqa: ASYNC109
     ) -> httpcore2.AsyncNetworkStream:
-        return _Stream(await self._stream.start_tls(ssl_context, server_hostname, timeout), self._head)
+        try:
+            stream = await self._stream.start_tls(ssl_context, server_hostname, timeout)
+        except asyncio.CancelledError:
+            # httpcore2 closes it after errors alone: each look at a silent server would leave a socket open.
+            await self._stream.aclose()
+            raise
+        return _Stream(stream, self._head)
 
     def get_extra_info(self, info: str) -> Any:  # noqa: ANN401 - as in httpcore2
         return self._stream.get_extra_info(info)

@@ -1,4 +1,4 @@
-"""Reads a body that may bring photos, JSON or form, strictly: what is not exactly understood is refused, not guessed."""
+"""Reads a body that may bring photos, JSON or form: what is not exactly understood is refused, never guessed."""
 
 from __future__ import annotations
 
