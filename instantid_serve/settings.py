@@ -76,7 +76,7 @@ class FaceSettings(_Section):
     min_face_px: Count = 40  # short side of the face's box in the photo
     detection_threshold: float = Field(0.5, gt=0, lt=1)
     remembered_photos: Count = 256  # photos whose faces a replica keeps in memory for their tenant's next job
-    remembered_s: Seconds = 600.0
+    remembered_s: Seconds = 600.0  # and how long a generator remembers what it computed from a face
 
 
 class EngineSettings(_Section):

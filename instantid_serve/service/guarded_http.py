@@ -87,7 +87,7 @@ class GuardedHttp:
             await self._checked_addresses(read_url(url, self._rules))
 
     async def fetch(self, url: str, *, max_bytes: int, timeout_s: float, max_redirects: int = 3) -> Fetched:
-        """What is at the URL; raises UrlBlockedError, UrlFetchError, UrlTooLargeError; ``timeout_s`` is for all of it."""
+        """What is at the URL; raises UrlBlockedError, UrlFetchError, UrlTooLargeError. ``timeout_s``: in all."""
         with self._named_errors():
             async with asyncio.timeout(timeout_s):
                 target = read_url(url, self._rules)

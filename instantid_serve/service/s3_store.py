@@ -77,7 +77,7 @@ class S3Store:
     def get(self, key: str) -> bytes:
         """The object's bytes; see ResultStore."""
         with _translated_errors():
-            return self._client.get_object(Bucket=self._bucket, Key=self._full(key))["Body"].read()
+            return bytes(self._client.get_object(Bucket=self._bucket, Key=self._full(key))["Body"].read())
 
     def size(self, key: str) -> int | None:
         """The object's bytes, counted, or None; see ResultStore."""

@@ -116,8 +116,8 @@ class PhotoIntake:
                 return await asyncio.to_thread(self._uploaded, tenant, upload_id)
             case PhotoAt(url):
                 async with self._room_to_fetch(tenant):
-                    limits = {"max_bytes": self._max_bytes, "timeout_s": self._fetch_timeout_s}
-                    return (await self._http.fetch(url, **limits)).content
+                    found = await self._http.fetch(url, max_bytes=self._max_bytes, timeout_s=self._fetch_timeout_s)
+                return found.content
             case IdentityPhotos():
                 raise InvalidRequestError("an identity is no photo")
 
