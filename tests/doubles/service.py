@@ -8,9 +8,16 @@ from typing import Any
 import sqlalchemy as sa
 
 from instantid_serve.messages import GenerationSpec, StoredImage
-from instantid_serve.service.jobs import Job, Jobs, new_job_id
+from instantid_serve.service.fairness import Room
+from instantid_serve.service.ids import new_id
+from instantid_serve.service.job import Claim, Job, NewJob
+from instantid_serve.service.job_queue import JobQueue
+from instantid_serve.service.jobs import Jobs
+from instantid_serve.service.tenants import Tenants
+from instantid_serve.settings import TenancySettings
 
 LEASE_S = 30.0
+_FIELDS = {field.name for field in dataclasses.fields(NewJob)}
 
 
 @dataclasses.dataclass
@@ -30,9 +37,23 @@ def spec(**changes: Any) -> GenerationSpec:
     return GenerationSpec(**{"prompt": "a portrait", "seed": 7, "width": 64, "height": 64, "steps": 10} | changes)
 
 
+def new_job(tenant: str = "alice", **changes: Any) -> NewJob:
+    """A job to be accepted; ``changes`` are fields of NewJob or of its spec."""
+    own = {name: changes.pop(name) for name in _FIELDS & changes.keys()}
+    job_id = own.pop("id", None) or new_id("gen")
+    return NewJob(job_id, own.pop("spec", None) or spec(**changes), (f"{tenant}/{job_id}/photo",), **own)
+
+
 def add(jobs: Jobs, tenant: str = "alice", **changes: Any) -> Job:
-    job_id = new_job_id()
-    return jobs.insert(tenant, spec(**changes), f"{tenant}/{job_id}/photo", job_id)
+    """Accept one job of a tenant that is there if need be."""
+    known = Tenants(jobs._database, TenancySettings(), jobs._clock).ensure(tenant)
+    return jobs.accept(known, [new_job(tenant, **changes)]).jobs[0]
+
+
+def claim_one(queue: JobQueue, worker: str = "w1") -> Claim:
+    """The one job that waits."""
+    [claim] = queue.claim(worker, Room(100), LEASE_S)
+    return claim
 
 
 def image(seed: int = 7) -> StoredImage:

@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
-from instantid_serve.serving.api import generations, operations, problems
+from instantid_serve.serving.api import batches, events, generations, operations, problems
 from instantid_serve.serving.api.bodies import FORM_TYPE, JSON_TYPE, PHOTO_FIELD
 from instantid_serve.serving.api.context import ApiContext
 from instantid_serve.serving.api.edge import Edge
@@ -49,6 +49,8 @@ def build_api(context: ApiContext) -> FastAPI:
     )
     problems.install(app)
     app.include_router(generations.router)
+    app.include_router(events.router)
+    app.include_router(batches.router)
     app.include_router(operations.router)
     _describe(app, context.fields)
     return app
@@ -65,14 +67,6 @@ def _describe(app: FastAPI, fields: type[GenerationFields]) -> None:
             JSON_TYPE: {"schema": _with_photo(fields, {"type": "string", "contentEncoding": "base64"})},
         },
     }
-    create["parameters"] = [
-        {
-            "name": "Prefer",
-            "in": "header",
-            "schema": {"type": "string"},
-            "description": "`wait=N`: answer when the job is done, after N seconds at the latest (RFC 7240).",
-        }
-    ]
     described["components"]["schemas"]["Problem"] = _PROBLEM
     described["components"]["securitySchemes"] = {"ApiKey": {"type": "http", "scheme": "bearer"}}
     problem = {problems.MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}

@@ -9,15 +9,20 @@ from fastapi import Depends, Request
 
 from instantid_serve.decoding import GuardedDecoder
 from instantid_serve.service.api_keys import ApiKeys
+from instantid_serve.service.batches import Batches
 from instantid_serve.service.database import Database
 from instantid_serve.service.job_queue import JobQueue
 from instantid_serve.service.jobs import Jobs
 from instantid_serve.service.keyring import Keyring
+from instantid_serve.service.outlook import Outlooks
 from instantid_serve.service.results import ResultStore
 from instantid_serve.service.tenants import Tenants
+from instantid_serve.serving.api.event_stream import JobEvents, Streams
 from instantid_serve.serving.api.intake import Intake
+from instantid_serve.serving.api.job_views import JobViews
 from instantid_serve.serving.api.readiness import Readiness
 from instantid_serve.serving.api.schemas import GenerationFields, fields_model
+from instantid_serve.serving.api.watch import Watch
 from instantid_serve.settings import Settings
 
 
@@ -35,6 +40,11 @@ class ApiContext:
     store: ResultStore
     readiness: Readiness
     fields: type[GenerationFields]
+    views: JobViews
+    watch: Watch
+    streams: Streams
+    events: JobEvents
+    batches: Batches
 
 
 def open_context(
@@ -44,6 +54,9 @@ def open_context(
     jobs = Jobs(database)
     tenants = Tenants(database, settings.tenancy)
     keys = ApiKeys(database)
+    outlooks = Outlooks(database)
+    views = JobViews(outlooks, store)
+    watch = Watch(database, jobs, settings.api.poll_s)
     return ApiContext(
         settings=settings,
         jobs=jobs,
@@ -55,6 +68,11 @@ def open_context(
         store=store,
         readiness=readiness,
         fields=fields_model(settings.limits),
+        views=views,
+        watch=watch,
+        streams=Streams(settings.api.max_event_streams),
+        events=JobEvents(jobs, views, outlooks, watch),
+        batches=Batches(database),
     )
 
 

@@ -10,15 +10,11 @@ from doubles.api_callers import KEYS
 from PIL import Image
 
 from instantid_serve.decoding import GuardedDecoder
-from instantid_serve.service.database import open_database, upgrade
-from instantid_serve.service.jobs import Jobs
+from instantid_serve.service.database import ready_database
 from instantid_serve.service.results import open_store
-from instantid_serve.service.tenancy import Keyring
 from instantid_serve.serving.api.application import build_api
-from instantid_serve.serving.api.context import ApiContext
-from instantid_serve.serving.api.intake import Intake
+from instantid_serve.serving.api.context import open_context
 from instantid_serve.serving.api.readiness import Readiness
-from instantid_serve.serving.api.schemas import fields_model
 from instantid_serve.settings import Settings
 
 MAX_BODY = 15_000_000
@@ -45,10 +41,9 @@ def settings(tmp_path):
 
 
 @pytest.fixture
-def jobs(settings):
-    database = open_database(settings.database.url.get_secret_value())
-    upgrade(database)
-    yield Jobs(database)
+def database(settings):
+    database = ready_database(settings.database)
+    yield database
     database.close()
 
 
@@ -64,10 +59,18 @@ def checks():
 
 
 @pytest.fixture
-def context(settings, jobs, store, decoder, checks):
-    intake = Intake(settings, jobs, store, decoder)
-    keyring = Keyring(settings.api.keys)
-    return ApiContext(settings, jobs, keyring, intake, Readiness(checks), fields_model(settings.limits))
+def context(settings, database, store, decoder, checks):
+    return open_context(settings, database, store, decoder, Readiness(checks))
+
+
+@pytest.fixture
+def jobs(context):
+    return context.jobs
+
+
+@pytest.fixture
+def queue(context):
+    return context.queue
 
 
 @pytest.fixture
