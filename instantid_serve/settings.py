@@ -145,7 +145,7 @@ class DispatcherSettings(_Section):
     lease_s: Seconds = 30.0
     heartbeat_s: Seconds = 1.0  # also how soon a cancel reaches the engine and progress reaches the row
     poll_s: Seconds = 0.1
-    reserved_share: Annotated[float, Field(ge=0, lt=1)] = 0.125  # of these, for tenants that have nothing running
+    reserved_share: Annotated[float, Field(ge=0, lt=1)] = 0.125  # of these, for tenants that have little running
     max_attempts: Count = 3
     stage_timeout_s: Seconds = 600.0
     release_delay_s: Seconds = 1.0  # before a job whose stage died is tried again; doubles with every attempt
@@ -201,6 +201,8 @@ class TenancySettings(_Section):
     upload_retention_s: Seconds = 3600.0
     key_cache_s: Annotated[float, Field(gt=0, le=5)] = 3.0  # how long a revoked key may still work
     rate_limit_storage: SecretStr = SecretStr("memory://")  # or redis://…, which the API's replicas share
+    rate_limit_timeout_s: Seconds = 0.25  # for an answer of that storage; without one, requests go on unlimited
+    failed_logins_per_minute: Count = 60  # with keys that are not valid, per client address
 
 
 class OutboundSettings(_Section):

@@ -30,7 +30,10 @@ _UNBOUNDED = 1_000_000_000
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Room:
-    """How many pictures a worker takes: ``pictures`` in all, ``reserved`` of them only for tenants with none running.
+    """How many pictures a worker takes: ``pictures`` in all, ``reserved`` of them only for tenants that have little.
+
+    A tenant has little when it would have, by its weight, at most half of what the busiest has running: so someone's
+    backlog never takes the last place, and whoever comes now and then finds one.
 
     ``oversized``: the first job is taken whatever its size, by a worker that holds nothing. ``tenant_pictures``: what a
     tenant may have running whose row says nothing.
@@ -58,17 +61,31 @@ def next_in_turn(now: sa.ColumnElement[float], room: Room) -> sa.Select[tuple[st
     A job too large for what is left ends the selection instead of being overtaken, or small jobs would starve it.
     """
     turn = (jobs.c.virtual_finish, jobs.c.created_at, jobs.c.id)
+    weight = sa.func.coalesce(tenants.c.weight, 1.0)
     busy = (
-        sa.select(jobs.c.tenant, sa.func.sum(jobs.c.pictures).label("pictures"))
+        sa.select(
+            jobs.c.tenant,
+            sa.func.sum(jobs.c.pictures).label("pictures"),
+            (sa.func.sum(jobs.c.pictures) / sa.func.max(weight)).label("load"),
+        )
+        .outerjoin_from(jobs, tenants, jobs.c.tenant == tenants.c.id)
         .where(jobs.c.status == "running")
         .group_by(jobs.c.tenant)
         .cte("busy")
         .prefix_with(_ONCE)
     )
+    most = sa.select(sa.func.coalesce(sa.func.max(busy.c.load), 0.0)).scalar_subquery()
     running = sa.func.coalesce(busy.c.pictures, 0)
     allowed = sa.func.coalesce(tenants.c.max_running_pictures, room.tenant_pictures or _UNBOUNDED)
     heads = (
-        sa.select(*turn, jobs.c.tenant, jobs.c.pictures, running.label("running"), allowed.label("allowed"))
+        sa.select(
+            *turn,
+            jobs.c.tenant,
+            jobs.c.pictures,
+            running.label("running"),
+            allowed.label("allowed"),
+            (weight * most / 2).label("little"),
+        )
         .select_from(jobs)
         .outerjoin(busy, jobs.c.tenant == busy.c.tenant)
         .outerjoin(tenants, jobs.c.tenant == tenants.c.id)
@@ -99,16 +116,18 @@ def _chosen(heads: sa.CTE, room: Room) -> sa.Select[tuple[str]]:
         counted.c.running + counted.c.own <= counted.c.allowed,
         sa.and_(counted.c.running == 0, first),  # a job larger than its tenant's limit runs alone
     )
-    idle = sa.and_(first, counted.c.running == 0).label("idle")
+    has_little = sa.or_(
+        counted.c.running + counted.c.own <= counted.c.little, sa.and_(first, counted.c.running == 0)
+    ).label("has_little")
     total = _running_sum(counted.c.pictures, counted).label("total")
-    fitting = sa.select(counted, idle, total).where(fits).subquery("fitting")
+    fitting = sa.select(counted, has_little, total).where(fits).subquery("fitting")
     open_room = max(room.pictures - room.reserved, 0)
-    spare = sa.case((sa.and_(fitting.c.idle, fitting.c.total > open_room), fitting.c.pictures), else_=0)
+    spare = sa.case((sa.and_(fitting.c.has_little, fitting.c.total > open_room), fitting.c.pictures), else_=0)
     spared = _running_sum(spare, fitting).label("spared")
     summed = sa.select(fitting, spared).cte("summed").prefix_with(_ONCE)
     conditions = [
         summed.c.total <= open_room,
-        sa.and_(summed.c.idle, summed.c.total > open_room, summed.c.spared <= room.pictures - open_room),
+        sa.and_(summed.c.has_little, summed.c.total > open_room, summed.c.spared <= room.pictures - open_room),
     ]
     if room.oversized:
         conditions.append(summed.c.total == summed.c.pictures)  # true of the first alone

@@ -41,7 +41,10 @@ class JobQueue:
     def claim(self, worker: str, room: Room, lease_s: float) -> list[Claim]:
         """Take the jobs that there is ``room`` for, for ``lease_s`` seconds, fairly between tenants."""
         now = self._clock()
-        if not self._any_waiting(now):
+        due, lapsed = self._look(now)
+        if lapsed:
+            self.tidy()
+        elif not due:
             return []
         statement = (
             sa.update(table)
@@ -59,7 +62,6 @@ class JobQueue:
             .returning(*table.c)
         )
         with self._database.write() as connection:
-            self._tidy(connection, now)
             rows = connection.execute(statement).all()
             if rows:
                 fairness.advance(connection, max(row.virtual_finish for row in rows))
@@ -72,17 +74,20 @@ class JobQueue:
         with self._database.write() as connection:
             self._tidy(connection, self._clock())
 
-    def _any_waiting(self, now: sa.ColumnElement[float]) -> bool:
-        """A look without the writer's lock: idle workers poll, and must not be in the way of those that write."""
-        query = sa.select(sa.or_(sa.exists().where(fairness.due(now)), sa.exists().where(fairness.lease_expired(now))))
+    def _look(self, now: sa.ColumnElement[float]) -> tuple[bool, bool]:
+        """Whether a job can be claimed, and whether one is past its deadline or its lease.
+
+        Without the writer's lock: idle workers poll, and must not be in the way of those that write.
+        """
+        lapsed = sa.or_(sa.exists().where(_late(now)), sa.exists().where(fairness.lease_expired(now)))
         with self._database.read() as connection:
-            return bool(connection.execute(query).scalar_one())
+            row = connection.execute(sa.select(sa.exists().where(fairness.due(now)), lapsed)).one()
+        return bool(row[0]), bool(row[1])
 
     def _tidy(self, connection: sa.Connection, now: sa.ColumnElement[float]) -> None:
         """The fence moves on with whatever is taken from a silent worker: it holds it no more."""
-        late = sa.and_(table.c.status == JobStatus.QUEUED, table.c.deadline_at < now)
         deadline = DeadlineError("the deadline passed before a worker was free").to_json()
-        end(connection, now, late, JobStatus.EXPIRED, error=deadline)
+        end(connection, now, _late(now), JobStatus.EXPIRED, error=deadline)
         silent, moved = fairness.lease_expired(now), {"fence": table.c.fence + 1}
         canceled_now(connection, now, sa.and_(silent, table.c.cancel_requested))
         spent = table.c.attempts >= sa.func.coalesce(table.c.max_attempts, self._max_attempts)
@@ -203,6 +208,10 @@ class JobQueue:
     def _exhausted(self, cause: str) -> dict[str, Any]:
         facts = {"attempts": self._max_attempts, "cause": cause}
         return AttemptsExhaustedError("the generation was tried too often", facts).to_json()
+
+
+def _late(now: sa.ColumnElement[float]) -> sa.ColumnElement[bool]:
+    return sa.and_(table.c.status == JobStatus.QUEUED, table.c.deadline_at < now)
 
 
 def _held(job_id: str, fence: int) -> sa.ColumnElement[bool]:

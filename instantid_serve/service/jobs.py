@@ -23,6 +23,7 @@ from instantid_serve.service.tables import jobs as table
 from instantid_serve.service.tenants import Tenant
 
 _LOOKED_AT_TOGETHER = 1000  # SQLite takes 32766 parameters in a statement, psycopg 65535
+_QUEUE_MOVES_S = 5  # when to try again with a full queue: about a picture's time
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -99,10 +100,10 @@ class Jobs:
                 return Accepted(_of_resource(connection, tenant.id, found), replayed=True)
             idempotency.remember(connection, now, tenant.id, key, resource_id)
         _check_queue(connection, tenant, len(new))
-        period = usage.period_of(connection.execute(sa.select(now)).scalar_one())
+        now_s = connection.execute(sa.select(now)).scalar_one()
         pictures = sum(job.spec.count for job in new)
         quota = tenant.pictures_per_month
-        usage.charge(connection, tenant.id, period, jobs=len(new), pictures=pictures, quota=quota)
+        period = usage.charge(connection, tenant.id, now_s, jobs=len(new), pictures=pictures, quota=quota)
         if batch is not None:
             values = {"id": resource_id, "tenant": tenant.id, "jobs": len(new), "metadata": dict(batch)}
             connection.execute(sa.insert(batches).values(**values, created_at=now))
@@ -208,7 +209,7 @@ def _check_queue(connection: sa.Connection, tenant: Tenant, more: int) -> None:
     waiting = sa.and_(owned_by(table, tenant.id), table.c.status == JobStatus.QUEUED)
     queued = connection.execute(sa.select(sa.func.count()).select_from(table).where(waiting)).scalar_one()
     if queued + more > tenant.max_queued_jobs:
-        facts = {"max_queued_jobs": tenant.max_queued_jobs, "queued": queued}
+        facts = {"max_queued_jobs": tenant.max_queued_jobs, "queued": queued, "retry_after_s": _QUEUE_MOVES_S}
         raise QueueFullError("as many generations wait as may", facts)
 
 

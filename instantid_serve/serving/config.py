@@ -21,7 +21,7 @@ from ray.serve.schema import DeploymentSchema, ServeApplicationSchema, ServeDepl
 from instantid_serve.errors import ConfigurationError
 from instantid_serve.settings import Settings
 
-DEPLOYMENTS = ("Api", "Dispatcher", "FaceAnalyzer", "Generator", "Publisher")
+DEPLOYMENTS = ("Api", "Dispatcher", "FaceAnalyzer", "Generator", "Housekeeper", "Publisher")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,7 +15,9 @@ import numpy as np
 from instantid_serve.messages import GenerationSpec, PictureStats, Progress, Request, StoredImage
 from instantid_serve.service.dispatcher import Dispatcher
 from instantid_serve.service.generation import Finished, Subject
-from instantid_serve.service.jobs import Job, Jobs
+from instantid_serve.service.job import Job
+from instantid_serve.service.job_queue import JobQueue
+from instantid_serve.service.jobs import Jobs
 from instantid_serve.settings import DispatcherSettings
 
 STATS = PictureStats(0.1, 0.2, 0.3, 0.4, 10, 2.0, 4)
@@ -36,7 +38,7 @@ class HandStages:
         self.most_running = 0
         self.published: dict[str, int] = {}
 
-    async def analyze(self, photo_key: str, spec: GenerationSpec) -> Subject:  # noqa: ARG002
+    async def analyze(self, photos: tuple[str, ...], spec: GenerationSpec) -> Subject:  # noqa: ARG002
         self._call("analyze")
         return Subject(np.ones(512, np.float32), np.zeros((5, 2), np.float32))
 
@@ -82,9 +84,9 @@ class ChaoticStages(HandStages):
         self._errors = errors
         self._chance = chance
 
-    async def analyze(self, photo_key: str, spec: GenerationSpec) -> Subject:
+    async def analyze(self, photos: tuple[str, ...], spec: GenerationSpec) -> Subject:
         await self._perhaps()
-        return await super().analyze(photo_key, spec)
+        return await super().analyze(photos, spec)
 
     async def generate(self, request: Request) -> AsyncIterator[Progress | Finished]:
         async with contextlib.aclosing(super().generate(request)) as messages:
@@ -120,9 +122,11 @@ def quick(**changes: Any) -> DispatcherSettings:
 
 
 @contextlib.asynccontextmanager
-async def dispatching(jobs: Jobs, stages: HandStages, worker: str = "w1", **changes: Any) -> AsyncIterator[Dispatcher]:
+async def dispatching(
+    queue: JobQueue, stages: HandStages, worker: str = "w1", **changes: Any
+) -> AsyncIterator[Dispatcher]:
     """A dispatcher at work; stopped at the end."""
-    dispatcher = Dispatcher(jobs, stages, quick(**changes), worker)
+    dispatcher = Dispatcher(queue, stages, quick(**changes), worker)
     running = asyncio.create_task(dispatcher.run())
     try:
         yield dispatcher

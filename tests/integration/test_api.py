@@ -11,7 +11,10 @@ def served(serve_with):
 
 
 def test_no_replica_is_restarted_by_bad_input(served):
-    before = {name: served.pids(name) for name in ("Api", "Dispatcher", "FaceAnalyzer", "Generator", "Publisher")}
+    before = {
+        name: served.pids(name)
+        for name in ("Api", "Dispatcher", "FaceAnalyzer", "Generator", "Housekeeper", "Publisher")
+    }
     bodies = [b"", b"{", b"[" * 50_000, b'{"prompt": NaN}', b'{"prompt": "\\ud800", "image": ""}']
 
     with served.http() as http:

@@ -6,10 +6,12 @@ import importlib.metadata
 from typing import Any
 
 from fastapi import FastAPI
+from fastapi.routing import APIRoute
 from prometheus_client import CollectorRegistry
 
-from instantid_serve.serving.api import batches, events, generations, operations, problems
+from instantid_serve.serving.api import administration, batches, events, generations, operations, problems, tenancy
 from instantid_serve.serving.api.bodies import FORM_TYPE, JSON_TYPE, PHOTO_FIELD
+from instantid_serve.serving.api.callers import required_scope
 from instantid_serve.serving.api.context import ApiContext
 from instantid_serve.serving.api.edge import Edge
 from instantid_serve.serving.api.schemas import GenerationFields
@@ -52,6 +54,8 @@ def build_api(context: ApiContext) -> FastAPI:
     app.include_router(events.router)
     app.include_router(batches.router)
     app.include_router(operations.router)
+    app.include_router(tenancy.router)
+    app.include_router(administration.router)
     _describe(app, context.fields)
     return app
 
@@ -78,6 +82,10 @@ def _describe(app: FastAPI, fields: type[GenerationFields]) -> None:
             operation["responses"].pop("422", None)
             if path.startswith("/v1/"):
                 operation["security"] = [{"ApiKey": []}]
+    for route in (route for route in app.routes if isinstance(route, APIRoute)):
+        if scope := required_scope(route):
+            for method in route.methods:
+                described["paths"][route.path_format][method.lower()]["x-required-scope"] = scope
 
 
 def _with_photo(fields: type[GenerationFields], photo: dict[str, Any]) -> dict[str, Any]:

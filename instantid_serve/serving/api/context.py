@@ -15,7 +15,9 @@ from instantid_serve.service.job_queue import JobQueue
 from instantid_serve.service.jobs import Jobs
 from instantid_serve.service.keyring import Keyring
 from instantid_serve.service.outlook import Outlooks
+from instantid_serve.service.rate_limits import RateLimits
 from instantid_serve.service.results import ResultStore
+from instantid_serve.service.standing import Standing
 from instantid_serve.service.tenants import Tenants
 from instantid_serve.serving.api.event_stream import JobEvents, Streams
 from instantid_serve.serving.api.intake import Intake
@@ -36,6 +38,8 @@ class ApiContext:
     tenants: Tenants
     keys: ApiKeys
     keyring: Keyring
+    rates: RateLimits
+    standing: Standing
     intake: Intake
     store: ResultStore
     readiness: Readiness
@@ -51,8 +55,9 @@ def open_context(
     settings: Settings, database: Database, store: ResultStore, decoder: GuardedDecoder, readiness: Readiness
 ) -> ApiContext:
     """The parts over a database whose tables are of this version."""
+    tenancy = settings.tenancy
     jobs = Jobs(database)
-    tenants = Tenants(database, settings.tenancy)
+    tenants = Tenants(database, tenancy)
     keys = ApiKeys(database)
     outlooks = Outlooks(database)
     views = JobViews(outlooks, store)
@@ -63,7 +68,9 @@ def open_context(
         queue=JobQueue(database),
         tenants=tenants,
         keys=keys,
-        keyring=Keyring(settings.api.keys, keys, tenants, remembered_s=settings.tenancy.key_cache_s),
+        keyring=Keyring(settings.api.keys, keys, tenants, remembered_s=tenancy.key_cache_s),
+        rates=RateLimits(tenancy.rate_limit_storage.get_secret_value(), timeout_s=tenancy.rate_limit_timeout_s),
+        standing=Standing(database),
         intake=Intake(settings, jobs, store, decoder),
         store=store,
         readiness=readiness,

@@ -16,10 +16,10 @@ from instantid_serve.serving.api.context import Context
 from instantid_serve.serving.api.intake import Asked, Terms
 from instantid_serve.serving.api.job_views import PATH, JobId, JobList, JobOut, url_of
 from instantid_serve.serving.api.lists import JobsPage, cursor, scope_of
-from instantid_serve.serving.api.preferences import DeadlineSeconds, IdempotencyKeySent, WaitSeconds
+from instantid_serve.serving.api.photo_sources import fingerprint_of
+from instantid_serve.serving.api.preferences import REPLAYED, DeadlineSeconds, IdempotencyKeySent, WaitSeconds
 
 router = APIRouter(prefix=PATH, tags=["generations"])
-REPLAYED = "Idempotent-Replayed"
 _MAX_IMAGE_INDEX = 999
 _PICTURES_NEVER_CHANGE = "private, max-age=86400, immutable"
 
@@ -54,15 +54,11 @@ async def create(
     after N seconds at the latest.
     """
     async with context.intake.room:
-        fields, photo = await read_generation(request, context.fields)
-        key = None
-        if sent_key is not None:
-            # As the caller sent it, so before a seed is drawn.
-            asked = await asyncio.to_thread(fingerprint, f"POST {PATH}", fields.model_dump(mode="json"), photo)
-            key = IdempotencyKey(sent_key, asked)
+        asked = Asked(*await read_generation(request, context.fields, tenant))
+        key = await asyncio.to_thread(_key, sent_key, asked)
         accepted = await context.intake.replay(tenant, key)
         if accepted is None:
-            accepted = await context.intake.accept(tenant, [Asked(fields, photo)], Terms(key, deadline_s))
+            accepted = await context.intake.accept(tenant, asked, Terms(key, deadline_s))
     (job,) = accepted.jobs
     response.headers["Location"] = url_of(job.id)
     if accepted.replayed:
@@ -124,10 +120,19 @@ async def fetch(
     headers = {"ETag": f'"{image.sha256}"', "Cache-Control": _PICTURES_NEVER_CHANGE}
     if headers["ETag"] in request.headers.get("if-none-match", ""):
         return Response(status_code=304, headers=headers)
-    data = await asyncio.to_thread(context.intake.read, image.key)
+    data = await asyncio.to_thread(context.store.get, image.key)
     extension = image.media_type.rpartition("/")[2]
     headers["Content-Disposition"] = f'inline; filename="{job.id}-{index}.{extension}"'
     return Response(data, media_type=image.media_type, headers=headers)
+
+
+def _key(sent: str | None, asked: Asked) -> IdempotencyKey | None:
+    """The fingerprint is of what the caller asked for, so before a seed is drawn."""
+    if sent is None:
+        return None
+    source, contents = fingerprint_of(asked.source)
+    fields = asked.fields.model_dump(mode="json") | source
+    return IdempotencyKey(sent, fingerprint(f"POST {PATH}", fields, *contents))
 
 
 async def _view(context: Context, job: Job) -> JobOut:

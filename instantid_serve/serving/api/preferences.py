@@ -9,6 +9,7 @@ from fastapi import Depends, Header, Request
 
 from instantid_serve.errors import InvalidRequestError
 
+REPLAYED = "Idempotent-Replayed"
 _WAIT = re.compile(r"(?:^|[,;])\s*wait\s*(?:=\s*\"?(\d{1,6})\"?\s*)?(?:$|[,;])", re.IGNORECASE)
 _CANCEL_AFTER = re.compile(r"(\d{1,5})(s|m|h)?")
 _SECONDS = {None: 1, "s": 1, "m": 60, "h": 3600}

@@ -15,8 +15,11 @@ from alembic.runtime.migration import MigrationContext
 from doubles.service import add
 
 from instantid_serve.errors import ConfigurationError, ConflictError, DatabaseError
-from instantid_serve.service.database import metadata, open_database, translated_errors, upgrade
+from instantid_serve.service.database import open_database, require_current, translated_errors, upgrade
+from instantid_serve.service.fairness import Room
+from instantid_serve.service.job_queue import JobQueue
 from instantid_serve.service.jobs import Jobs
+from instantid_serve.service.tables import compatibility, metadata
 
 
 def sqlite_url(folder):
@@ -81,15 +84,36 @@ class TestUpgrade:
 
         assert [start.wait(60) for start in starts] == [0, 0, 0, 0]
 
-    def test_a_database_of_a_newer_version_is_refused(self, tmp_path):
-        database = open_database(sqlite_url(tmp_path))
-        upgrade(database)
+    @pytest.mark.parametrize("use", [upgrade, require_current])
+    def test_a_database_of_a_later_version_that_left_no_room_is_refused(self, later_version, use):
+        database = later_version(oldest="9998")
+
+        with pytest.raises(ConfigurationError, match="later version"):
+            use(database)
+
+    @pytest.mark.parametrize("use", [upgrade, require_current])
+    def test_a_database_of_a_later_version_that_left_room_is_used_as_it_is(self, later_version, use):
+        database = later_version(oldest="0002")
+
+        use(database)
+
+        assert add(Jobs(database)).tenant == "alice"
+
+
+@pytest.fixture
+def later_version(tmp_path):
+    """A database that a later version has been at, whose oldest possible companion is told."""
+    database = open_database(sqlite_url(tmp_path))
+    upgrade(database)
+
+    def of(oldest):
         with database.write() as connection:
             connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
+            connection.execute(sa.update(compatibility).values(oldest=oldest))
+        return database
 
-        with pytest.raises(ConfigurationError, match="9999"):
-            upgrade(database)
-        database.close()
+    yield of
+    database.close()
 
 
 class TestWriting:
@@ -130,7 +154,7 @@ class TestWriting:
         other.join(20)
 
         assert jobs.get("alice", job.id).step == 1
-        assert sum(jobs.counts().values()) == 2
+        assert sum(JobQueue(database).counts().values()) == 2
 
     def test_many_threads_write_without_a_locked_error(self, database):
         jobs = Jobs(database)
@@ -140,7 +164,7 @@ class TestWriting:
         for thread in threads:
             thread.join(60)
 
-        assert sum(jobs.counts().values()) == 80
+        assert sum(JobQueue(database).counts().values()) == 80
 
 
 class TestErrors:
@@ -174,17 +198,17 @@ class TestErrors:
         job = add(Jobs(database), prompt="a secret prompt")
 
         with pytest.raises(ConflictError) as caught:
-            Jobs(database).insert("bob", job.spec, "key", job.id)
+            add(Jobs(database), "bob", id=job.id, spec=job.spec)
 
         assert "a secret prompt" not in f"{caught.value} {caught.value.__cause__}"
 
     def test_values_that_cannot_be_stored_are_no_outage(self, database):
-        jobs = Jobs(database)
+        jobs, queue = Jobs(database), JobQueue(database)
         job = add(jobs)
-        (claim,) = jobs.claim("w1", 4, 30)
+        (claim,) = queue.claim("w1", Room(4), 30)
 
-        with pytest.raises(sqlalchemy.exc.StatementError):
-            jobs.settle_failed(job.id, claim.fence, {"facts": {"not": object()}})
+        with pytest.raises((sqlalchemy.exc.StatementError, TypeError)):  # one driver asks before, the other while it sends
+            queue.settle_failed(job.id, claim.fence, {"facts": {"not": object()}})
 
     def test_every_error_of_the_driver_is_translated(self):
         kinds = [kind for kind in vars(sqlite3).values() if isinstance(kind, type) and issubclass(kind, sqlite3.Error)]

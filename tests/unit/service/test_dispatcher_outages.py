@@ -19,7 +19,10 @@ from instantid_serve.errors import (
 )
 from instantid_serve.service.database import open_database, upgrade
 from instantid_serve.service.dispatcher import Dispatcher
-from instantid_serve.service.jobs import Jobs, JobStatus
+from instantid_serve.service.fairness import Room
+from instantid_serve.service.job import JobStatus
+from instantid_serve.service.job_queue import JobQueue
+from instantid_serve.service.jobs import Jobs
 
 
 @pytest.fixture
@@ -28,15 +31,15 @@ def stages():
 
 
 @pytest.fixture
-def jobs(database):
-    return Jobs(database, max_attempts=3)
+def clock():
+    """None: the database's own time."""
 
 
 class TestStopping:
-    async def test_jobs_that_end_in_the_drain_time_are_settled(self, jobs, stages):
+    async def test_jobs_that_end_in_the_drain_time_are_settled(self, jobs, queue, stages):
         stages.gate.clear()
         job = add(jobs)
-        async with dispatching(jobs, stages, drain_timeout_s=20) as dispatcher:
+        async with dispatching(queue, stages, drain_timeout_s=20) as dispatcher:
             await until(lambda: bool(stages.running))
             stopping = asyncio.create_task(dispatcher.stop())
             await asyncio.sleep(0.1)
@@ -46,10 +49,10 @@ class TestStopping:
 
         assert jobs.get("alice", job.id).status is JobStatus.SUCCEEDED
 
-    async def test_jobs_that_do_not_are_handed_back_unharmed(self, jobs, stages):
+    async def test_jobs_that_do_not_are_handed_back_unharmed(self, jobs, queue, stages):
         stages.gate.clear()
         job = add(jobs)
-        async with dispatching(jobs, stages, drain_timeout_s=0.1) as dispatcher:
+        async with dispatching(queue, stages, drain_timeout_s=0.1) as dispatcher:
             await until(lambda: bool(stages.running))
 
             await dispatcher.stop()
@@ -58,42 +61,42 @@ class TestStopping:
         back = jobs.get("alice", job.id)
         assert (back.status, back.attempts) == (JobStatus.QUEUED, 0)
 
-    async def test_nothing_is_claimed_any_more(self, jobs, stages):
-        async with dispatching(jobs, stages) as dispatcher:
+    async def test_nothing_is_claimed_any_more(self, jobs, queue, stages):
+        async with dispatching(queue, stages) as dispatcher:
             await dispatcher.stop()
             job = add(jobs)
             await asyncio.sleep(0.1)
 
         assert jobs.get("alice", job.id).status is JobStatus.QUEUED
 
-    async def test_stopping_one_that_never_ran_returns(self, jobs, stages):
-        await Dispatcher(jobs, stages, quick(), "w1").stop()
+    async def test_stopping_one_that_never_ran_returns(self, queue, stages):
+        await Dispatcher(queue, stages, quick(), "w1").stop()
 
 
 class TestDying:
-    async def test_a_dead_dispatchers_job_is_finished_by_another(self, jobs, stages):
+    async def test_a_dead_dispatchers_job_is_finished_by_another(self, jobs, queue, stages):
         stages.gate.clear()
         job = add(jobs)
-        dying = asyncio.create_task(Dispatcher(jobs, stages, quick(lease_s=0.3), "w1").run())
+        dying = asyncio.create_task(Dispatcher(queue, stages, quick(lease_s=0.3), "w1").run())
         await until(lambda: bool(stages.running))
         dying.cancel()
         await asyncio.gather(dying, return_exceptions=True)
         stages.gate.set()
 
-        async with dispatching(jobs, stages, "w2"):
+        async with dispatching(queue, stages, "w2"):
             done = await ended(jobs, job)
 
         assert (done.status, done.attempts) == (JobStatus.SUCCEEDED, 2)
 
     async def test_one_that_lost_its_lease_stops_working_and_writes_nothing(self, database, stages):
         clock = HandClock()
-        jobs = Jobs(database, clock)
+        jobs, queue = Jobs(database, clock), JobQueue(database, clock)
         stages.gate.clear()
         job = add(jobs)
-        async with dispatching(jobs, stages, lease_s=LEASE_S, heartbeat_s=0.2):
+        async with dispatching(queue, stages, lease_s=LEASE_S, heartbeat_s=0.2):
             await until(lambda: bool(stages.running))
             clock.pass_lease()
-            [taken] = jobs.claim("w2", 1, LEASE_S)
+            [taken] = queue.claim("w2", Room(1), LEASE_S)
 
             await until(lambda: not stages.running)
             await asyncio.sleep(0.1)
@@ -103,26 +106,26 @@ class TestDying:
 
     async def test_a_job_that_it_lost_and_claims_again_itself_is_not_mixed_up(self, database, stages):
         clock = HandClock()
-        jobs = Jobs(database, clock)
+        jobs, queue = Jobs(database, clock), JobQueue(database, clock)
         stages.gate.clear()
         job = add(jobs)
-        async with dispatching(jobs, stages, lease_s=LEASE_S, heartbeat_s=0.2):
+        async with dispatching(queue, stages, lease_s=LEASE_S, heartbeat_s=0.2):
             await until(lambda: bool(stages.running))
             clock.pass_lease()
-            await until(lambda: jobs.get("alice", job.id).fence == 2)
+            await until(lambda: jobs.get("alice", job.id).fence > 1)
             await asyncio.sleep(0.5)
             stages.gate.set()
             done = await ended(jobs, job)
 
-        assert (done.status, done.images[0].key) == (JobStatus.SUCCEEDED, f"alice/{job.id}/2/0.png")
+        assert (done.status, done.images[0].key) == (JobStatus.SUCCEEDED, f"alice/{job.id}/{done.fence}/0.png")
 
 
 @pytest.fixture
-def impatient_jobs(tmp_path):
-    """Jobs of an SQLite file whose locks are waited for only briefly."""
+def impatient(tmp_path):
+    """Jobs and the queue of an SQLite file whose locks are waited for only briefly."""
     database = open_database(f"sqlite:///{tmp_path / 'impatient.sqlite3'}", busy_timeout_s=0.05)
     upgrade(database)
-    yield Jobs(database)
+    yield Jobs(database), JobQueue(database)
     database.close()
 
 
@@ -141,43 +144,46 @@ def outage(tmp_path):
 
 
 class TestDatabaseOutages:
-    async def test_a_settle_is_tried_until_the_database_is_back(self, impatient_jobs, stages, outage):
+    async def test_a_settle_is_tried_until_the_database_is_back(self, impatient, stages, outage):
+        jobs, queue = impatient
         stages.gate.clear()
-        job = add(impatient_jobs)
-        async with dispatching(impatient_jobs, stages):
+        job = add(jobs)
+        async with dispatching(queue, stages):
             await until(lambda: bool(stages.running))
             with outage():
                 stages.gate.set()
                 await asyncio.sleep(0.5)
-                assert impatient_jobs.get("alice", job.id).status is JobStatus.RUNNING
+                assert jobs.get("alice", job.id).status is JobStatus.RUNNING
 
-            done = await ended(impatient_jobs, job)
+            done = await ended(jobs, job)
 
         assert (done.status, done.attempts, stages.calls["generate"]) == (JobStatus.SUCCEEDED, 1, 1)
 
-    async def test_an_end_that_cannot_be_written_at_all_is_not_tried_for_ever(self, jobs, stages):
+    async def test_an_end_that_cannot_be_written_at_all_is_not_tried_for_ever(self, jobs, queue, stages):
         stages.faults["generate"].append(FaceNotFoundError("there is no face", {"not": object()}))
         job = add(jobs)
-        async with dispatching(jobs, stages, lease_s=0.2):
+        async with dispatching(queue, stages, lease_s=0.2):
             done = await ended(jobs, job)
 
         assert (done.status, done.attempts) == (JobStatus.SUCCEEDED, 2)
 
-    async def test_claiming_goes_on_when_the_database_is_back(self, impatient_jobs, stages, outage):
-        job = add(impatient_jobs)
+    async def test_claiming_goes_on_when_the_database_is_back(self, impatient, stages, outage):
+        jobs, queue = impatient
+        job = add(jobs)
         with outage():
-            dispatcher = Dispatcher(impatient_jobs, stages, quick(), "w1")
+            dispatcher = Dispatcher(queue, stages, quick(), "w1")
             running = asyncio.create_task(dispatcher.run())
             await asyncio.sleep(0.4)
 
-        assert (await ended(impatient_jobs, job)).status is JobStatus.SUCCEEDED
+        assert (await ended(jobs, job)).status is JobStatus.SUCCEEDED
         await dispatcher.stop()
         await running
 
-    async def test_stopping_during_an_outage_ends(self, impatient_jobs, stages, outage):
+    async def test_stopping_during_an_outage_ends(self, impatient, stages, outage):
+        jobs, queue = impatient
         stages.gate.clear()
-        add(impatient_jobs)
-        async with dispatching(impatient_jobs, stages) as dispatcher:
+        add(jobs)
+        async with dispatching(queue, stages) as dispatcher:
             await until(lambda: bool(stages.running))
             with outage():
                 async with asyncio.timeout(15):
@@ -186,7 +192,7 @@ class TestDatabaseOutages:
 
 class TestChaos:
     @pytest.mark.parametrize("seed", [1, 2])
-    async def test_of_200_jobs_each_ends_once_and_none_is_lost(self, jobs, seed):
+    async def test_of_200_jobs_each_ends_once_and_none_is_lost(self, jobs, queue, seed):
         errors = [
             *(CanceledError, EngineStoppedError, FaceNotFoundError, NonFiniteOutputError, OverloadedError),
             *(StoreError, UnavailableError, ValueError, asyncio.CancelledError),
@@ -197,11 +203,11 @@ class TestChaos:
         async with contextlib.AsyncExitStack() as stack:
             for worker in ("w1", "w2"):
                 limits = {"max_pictures_in_flight": 20, "stage_timeout_s": 0.5, "lease_s": 5.0}
-                await stack.enter_async_context(dispatching(jobs, stages, worker, **limits))
+                await stack.enter_async_context(dispatching(queue, stages, worker, **limits))
             for number, job in enumerate(added):
                 if number % 17 == 0:
                     jobs.request_cancel(job.tenant, job.id)
-            await until(lambda: sum(n for status, n in jobs.counts().items() if status.terminal) == 200, timeout_s=120)
+            await until(lambda: sum(n for status, n in queue.counts().items() if status.terminal) == 200, timeout_s=120)
 
         done = [jobs.get(job.tenant, job.id) for job in added]
         succeeded = [job for job in done if job.status is JobStatus.SUCCEEDED]

@@ -4,7 +4,7 @@ from doubles.service import spec
 
 from instantid_serve.errors import InvalidRequestError
 from instantid_serve.service.generation import Subject, requests_for
-from instantid_serve.service.job import Job, JobStatus
+from instantid_serve.service.job import Job, JobStatus, Priority
 
 SUBJECT = Subject(np.ones(512, np.float32), np.zeros((5, 2), np.float32))
 
@@ -15,19 +15,28 @@ def job(**changes):
         tenant="alice",
         status=JobStatus.RUNNING,
         spec=spec(**changes),
-        photo_key="alice/gen_1/photo",
+        photos=("alice/gen_1/photo",),
+        priority=Priority.NORMAL,
+        virtual_finish=1.0,
         attempts=1,
+        max_attempts=None,
         fence=1,
         created_at=0.0,
         updated_at=0.0,
         started_at=0.0,
         finished_at=None,
+        deadline_at=None,
+        expires_at=None,
         step=0,
         steps=10,
         images=(),
         error=None,
         cancel_requested=False,
         timings={},
+        provenance=None,
+        metadata={},
+        batch_id=None,
+        identity_id=None,
     )
 
 

@@ -10,9 +10,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
 
 from instantid_serve.errors import StaleFenceError
-from instantid_serve.service.database import jobs as table
 from instantid_serve.service.database import open_database, upgrade
-from instantid_serve.service.jobs import Beat, Jobs, JobStatus
+from instantid_serve.service.fairness import Room
+from instantid_serve.service.job import Beat, JobStatus, Priority
+from instantid_serve.service.job_queue import JobQueue
+from instantid_serve.service.jobs import Jobs
+from instantid_serve.service.tables import jobs as table
 
 MAX_ATTEMPTS = 3
 ERROR = {"code": "nan_output", "status": 500, "retryable": False, "detail": "", "facts": {}}
@@ -30,7 +33,8 @@ class JobsMachine(RuleBasedStateMachine):
         self.database = open_database(f"sqlite:///{Path(self.folder.name) / 'jobs.sqlite3'}")
         upgrade(self.database)
         self.clock = HandClock()
-        self.jobs = Jobs(self.database, self.clock, max_attempts=MAX_ATTEMPTS)
+        self.jobs = Jobs(self.database, self.clock)
+        self.queue = JobQueue(self.database, self.clock, max_attempts=MAX_ATTEMPTS)
         self.inserted = {}  # id -> tenant
         self.holder = {}  # id -> fence of the claim whose worker may write
         self.ended = {}  # id -> the job as it ended
@@ -42,14 +46,19 @@ class JobsMachine(RuleBasedStateMachine):
         self.database.close()
         self.folder.cleanup()
 
-    @rule(tenant=st.sampled_from(["alice", "bob"]), count=st.integers(1, 4))
-    def insert(self, tenant, count):
-        job = add(self.jobs, tenant, count=count)
+    @rule(
+        tenant=st.sampled_from(["alice", "bob"]),
+        count=st.integers(1, 4),
+        priority=st.sampled_from(Priority),
+        deadline_s=st.sampled_from([None, 5.0]),
+    )
+    def accept(self, tenant, count, priority, deadline_s):
+        job = add(self.jobs, tenant, count=count, priority=priority, deadline_s=deadline_s)
         self.inserted[job.id] = tenant
 
-    @rule(target=claims, worker=WORKERS, room=st.integers(1, 8))
-    def claim(self, worker, room):
-        claimed = self.jobs.claim(worker, room, LEASE_S)
+    @rule(target=claims, worker=WORKERS, room=st.integers(1, 8), reserved=st.integers(0, 2))
+    def claim(self, worker, room, reserved):
+        claimed = self.queue.claim(worker, Room(room, min(reserved, room)), LEASE_S)
         assert sum(claim.job.spec.count for claim in claimed) <= room
         for claim in claimed:
             assert claim.job.attempts <= MAX_ATTEMPTS
@@ -60,7 +69,7 @@ class JobsMachine(RuleBasedStateMachine):
 
     @rule(claimed=claims)
     def beat(self, claimed):
-        pulse = self.jobs.heartbeat([Beat(job_id, fence, 1, 10) for job_id, fence in claimed], LEASE_S)
+        pulse = self.queue.heartbeat([Beat(job_id, fence, 1, 10) for job_id, fence in claimed], LEASE_S)
         for job_id, fence in claimed:
             assert ((job_id, fence) in pulse.lost) == (not self.holds(job_id, fence))
 
@@ -85,7 +94,7 @@ class JobsMachine(RuleBasedStateMachine):
         for job_id, fence in claimed:
             held = self.holds(job_id, fence)
             try:
-                self.jobs.release(job_id, fence, delay_s=delay_s, cause=ERROR if harmed else None)
+                self.queue.release(job_id, fence, delay_s=delay_s, cause=ERROR if harmed else None)
             except StaleFenceError:
                 assert not held
             else:
@@ -103,7 +112,7 @@ class JobsMachine(RuleBasedStateMachine):
 
     @invariant()
     def no_job_is_lost(self):
-        assert sum(self.jobs.counts().values()) == len(self.inserted)
+        assert sum(self.queue.counts().values()) == len(self.inserted)
 
     @invariant()
     def what_ended_never_changes(self):
@@ -121,10 +130,10 @@ class JobsMachine(RuleBasedStateMachine):
 
     def try_to_settle(self, job_id, fence, end):
         settles = {
-            "succeeded": lambda: self.jobs.settle_succeeded(job_id, fence, [image()], {}),
-            "failed": lambda: self.jobs.settle_failed(job_id, fence, ERROR),
-            "canceled": lambda: self.jobs.settle_canceled(job_id, fence),
-            "expired": lambda: self.jobs.settle_expired(job_id, fence, ERROR),
+            "succeeded": lambda: self.queue.settle_succeeded(job_id, fence, [image()], {}),
+            "failed": lambda: self.queue.settle_failed(job_id, fence, ERROR),
+            "canceled": lambda: self.queue.settle_canceled(job_id, fence),
+            "expired": lambda: self.queue.settle_expired(job_id, fence, ERROR),
         }
         try:
             settles[end]()

@@ -7,7 +7,9 @@ import sys
 
 from doubles.service import add
 
-from instantid_serve.service.jobs import Jobs, JobStatus
+from instantid_serve.service.job import JobStatus
+from instantid_serve.service.job_queue import JobQueue
+from instantid_serve.service.jobs import Jobs
 
 PROCESSES = 4
 JOBS = 120
@@ -18,17 +20,18 @@ WORKER = """
 import json, sys, time
 from instantid_serve.errors import StaleFenceError
 from instantid_serve.service.database import open_database, upgrade
-from instantid_serve.service.database import open_database
-from instantid_serve.service.jobs import Jobs, JobStatus
+from instantid_serve.service.fairness import Room
+from instantid_serve.service.job import JobStatus
+from instantid_serve.service.job_queue import JobQueue
 
 database = open_database(sys.argv[1], busy_timeout_s=60)
 upgrade(database)
-jobs = Jobs(database, max_attempts=50)
+queue = JobQueue(database, max_attempts=50)
 claimed, settled, refused, late, turn = [], [], [], [], 0
 print("ready", flush=True)
 sys.stdin.readline()
 while True:
-    claims = jobs.claim("w" + sys.argv[2], 3, 0.2)
+    claims = queue.claim("w" + sys.argv[2], Room(3), 0.2)
     for claim in claims:
         turn += 1
         claimed.append([claim.job.id, claim.fence])
@@ -36,19 +39,19 @@ while True:
             late.append(claim)
             continue
         try:
-            jobs.settle_succeeded(claim.job.id, claim.fence, [], {})
+            queue.settle_succeeded(claim.job.id, claim.fence, [], {})
             settled.append(claim.job.id)
         except StaleFenceError:
             refused.append([claim.job.id, claim.fence])
     if not claims:
         for claim in late:
             try:
-                jobs.settle_succeeded(claim.job.id, claim.fence, [], {})
+                queue.settle_succeeded(claim.job.id, claim.fence, [], {})
                 settled.append(claim.job.id)
             except StaleFenceError:
                 refused.append([claim.job.id, claim.fence])
         late = []
-        counts = jobs.counts()
+        counts = queue.counts()
         if counts[JobStatus.QUEUED] + counts[JobStatus.RUNNING] == 0:
             break
         time.sleep(0.05)
@@ -84,4 +87,4 @@ def test_no_job_is_claimed_twice_under_one_fence_and_each_ends_once(database_url
     assert max(claims.values()) == 1
     assert {job_id for job_id, _ in claims} == inserted
     assert settled == dict.fromkeys(inserted, 1)
-    assert jobs.counts()[JobStatus.SUCCEEDED] == JOBS
+    assert JobQueue(database).counts()[JobStatus.SUCCEEDED] == JOBS

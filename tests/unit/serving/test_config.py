@@ -117,6 +117,8 @@ def test_overrides_are_merged_into_the_applications_args(load):
 
 
 def test_replicas_count_towards_the_cpus(document, load):
-    document["applications"][0]["deployments"][3]["num_replicas"] = 3
+    alone = load().num_cpus
+    generator = document["applications"][0]["deployments"][3]
+    generator["num_replicas"] = 3
 
-    assert load().num_cpus == pytest.approx(4.0)
+    assert load().num_cpus == pytest.approx(alone + 2 * generator["ray_actor_options"]["num_cpus"])

@@ -42,7 +42,9 @@ def spec(**changes):
 async def test_a_tenants_second_job_with_the_same_photo_is_answered_from_memory(replica):
     keys = [store(replica, "tenant", job, skimage.data.astronaut()) for job in JOBS]
 
-    first, second = [await replica.analyze(key, spec(width=width)) for key, width in zip(keys, (256, 192), strict=True)]
+    first, second = [
+        await replica.analyze((key,), spec(width=width)) for key, width in zip(keys, (256, 192), strict=True)
+    ]
 
     assert replica._faces.calls == 1
     assert np.array_equal(first.embedding, second.embedding)
@@ -51,7 +53,7 @@ async def test_a_tenants_second_job_with_the_same_photo_is_answered_from_memory(
 
 async def test_another_tenant_with_the_same_photo_is_not(replica):
     for tenant in ("one", "other"):
-        await replica.analyze(store(replica, tenant, JOBS[0], skimage.data.astronaut()), spec())
+        await replica.analyze((store(replica, tenant, JOBS[0], skimage.data.astronaut()),), spec())
 
     assert replica._faces.calls == 2
 
@@ -59,8 +61,8 @@ async def test_another_tenant_with_the_same_photo_is_not(replica):
 async def test_a_bent_photo_is_another_photo(replica):
     key = store(replica, "tenant", JOBS[0], skimage.data.astronaut())
 
-    straight = await replica.analyze(key, spec(width=448, height=512))
-    bent = await replica.analyze(key, spec(width=448, height=512, fit="stretch"))
+    straight = await replica.analyze((key,), spec(width=448, height=512))
+    bent = await replica.analyze((key,), spec(width=448, height=512, fit="stretch"))
 
     assert replica._faces.calls == 2
     assert not np.allclose(straight.landmarks, bent.landmarks, atol=1)
@@ -71,6 +73,6 @@ async def test_a_photo_without_a_face_is_refused_every_time(replica):
 
     for _ in range(2):
         with pytest.raises(FaceNotFoundError):
-            await replica.analyze(key, spec())
+            await replica.analyze((key,), spec())
 
     assert replica._faces.calls == 1

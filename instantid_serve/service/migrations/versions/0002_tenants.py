@@ -18,13 +18,20 @@ OF_TENANTS = (
     "api_keys", "jobs", "idempotency_keys", "events", "batches", "identities", "uploads", "usage",
     "webhook_endpoints", "webhook_deliveries",
 )
-ALLOWED = "current_setting('instantid.tenant', true) IN ('*', tenant)"
+# A CASE, because the planner takes it to hold for half of the rows. An OR of comparisons it takes to hold for a
+# hundredth, and then it sorts the whole queue instead of reading its index (measured: 75 ms a claim instead of 7).
+ALLOWED = (
+    "CASE current_setting('instantid.tenant', true) WHEN '*' THEN true "
+    "ELSE tenant = current_setting('instantid.tenant', true) END"
+)
 
 
 def upgrade() -> None:
     _extend_jobs()
     _create_tenancy()
+    _create_shares()
     _create_records()
+    _create_photos()
     _create_webhooks()
     op.execute(
         "INSERT INTO tenants (id, tier, weight, suspended, defaults, created_at, updated_at) "
@@ -94,6 +101,9 @@ def _create_tenancy() -> None:
         sa.Column("revoked_at", sa.Double),
     )
     op.create_index("api_keys_by_tenant", "api_keys", ["tenant", "created_at"])
+
+
+def _create_shares() -> None:
     op.create_table(
         "fair_share",
         sa.Column("id", sa.Integer, primary_key=True),
@@ -154,6 +164,9 @@ def _create_records() -> None:
         sa.Column("created_at", sa.Double, nullable=False),
     )
     op.create_index("batches_by_tenant", "batches", ["tenant", "created_at", "id"])
+
+
+def _create_photos() -> None:
     op.create_table(
         "identities",
         sa.Column("id", sa.Text, primary_key=True),

@@ -12,26 +12,27 @@ from PIL import Image
 from instantid_serve import images
 from instantid_serve.errors import DatabaseError, FaceNotFoundError, ImageCorruptError
 from instantid_serve.messages import StoredImage
+from instantid_serve.service.fairness import Room
 from instantid_serve.service.results import image_key
 
 
-def finish(jobs, store, *, data=b"\x89PNG picture", error=None):
+def finish(queue, store, *, data=b"\x89PNG picture", error=None):
     """Do what the dispatcher does to the oldest queued job, without making a picture."""
-    (claim,) = jobs.claim("tests", 1, 60)
+    (claim,) = queue.claim("tests", Room(1), 60)
     if error is not None:
-        jobs.settle_failed(claim.job.id, claim.fence, error.to_json())
+        queue.settle_failed(claim.job.id, claim.fence, error.to_json())
         return claim.job
     key = image_key(claim.job.tenant, claim.job.id, claim.fence, 0, "png")
     store.put(key, data, "image/png")
     sha256 = hashlib.sha256(data).hexdigest()
     stored = StoredImage(key, "image/png", len(data), sha256, 384, 512, claim.job.spec.seed, {"denoise_s": 1.5})
-    jobs.settle_succeeded(claim.job.id, claim.fence, [stored], {"generate_s": 2.0})
+    queue.settle_succeeded(claim.job.id, claim.fence, [stored], {"generate_s": 2.0})
     return claim.job
 
 
-async def queued(jobs):
+async def queued(queue):
     """Return once a job waits in the table."""
-    while jobs.counts()["queued"] == 0:  # noqa: ASYNC110 - a table has no event to wait for
+    while queue.counts()["queued"] == 0:  # noqa: ASYNC110 - a table has no event to wait for
         await asyncio.sleep(0.01)
 
 
@@ -84,13 +85,13 @@ async def test_a_missing_seed_is_drawn_and_told(submit):
 async def test_the_photo_is_stored_upright_without_metadata_before_the_job_is_known(submit, jobs, store):
     job = jobs.get("acme", (await submit()).json()["id"])
 
-    header = images.inspect(store.get(job.photo_key), max_bytes=10**7)
+    header = images.inspect(store.get(job.photos[0]), max_bytes=10**7)
     assert (header.format, header.width, header.height) == ("png", 300, 400)
 
 
 async def test_a_job_that_cannot_be_inserted_leaves_no_photo(app, client, photo, settings):
     class Broken:
-        def insert(self, *_):
+        def accept(self, *_):
             raise DatabaseError("the database does not answer")
 
     app.state.context.intake._jobs = Broken()
@@ -101,11 +102,11 @@ async def test_a_job_that_cannot_be_inserted_leaves_no_photo(app, client, photo,
     assert [path for path in settings.results.folder.rglob("*") if path.is_file()] == []
 
 
-async def test_prefer_wait_answers_200_with_the_finished_job(submit, jobs, store):
+async def test_prefer_wait_answers_200_with_the_finished_job(submit, queue, store):
     waiting = asyncio.create_task(submit(headers={"Prefer": "respond-async, wait=2"}))
-    await queued(jobs)
+    await queued(queue)
 
-    finish(jobs, store)
+    finish(queue, store)
 
     response = await waiting
     assert response.status_code == 200
@@ -121,10 +122,10 @@ async def test_prefer_wait_answers_202_with_the_job_when_time_is_up(submit):
 
 
 @pytest.mark.parametrize(("sent", "applied"), [("wait=600", "wait=2"), ("wait", "wait=2"), ('wait="1"', "wait=1")])
-async def test_a_wait_is_capped(submit, jobs, store, sent, applied):
+async def test_a_wait_is_capped(submit, queue, store, sent, applied):
     waiting = asyncio.create_task(submit(headers={"Prefer": sent}))
-    await queued(jobs)
-    finish(jobs, store)
+    await queued(queue)
+    finish(queue, store)
 
     assert (await waiting).headers["preference-applied"] == applied
 
@@ -137,9 +138,9 @@ async def test_a_preference_that_makes_no_sense_is_ignored(submit, sent):
     assert "preference-applied" not in response.headers
 
 
-async def test_a_finished_job_lists_its_pictures_without_their_storage_keys(submit, client, jobs, store):
+async def test_a_finished_job_lists_its_pictures_without_their_storage_keys(submit, client, queue, store):
     job_id = (await submit(seed=7)).json()["id"]
-    finish(jobs, store)
+    finish(queue, store)
 
     job = (await client.get(f"/v1/generations/{job_id}")).json()
 
@@ -151,9 +152,9 @@ async def test_a_finished_job_lists_its_pictures_without_their_storage_keys(subm
     assert "key" not in image
 
 
-async def test_a_failed_job_tells_the_code_and_the_facts(submit, client, jobs, store):
+async def test_a_failed_job_tells_the_code_and_the_facts(submit, client, queue, store):
     job_id = (await submit()).json()["id"]
-    finish(jobs, store, error=FaceNotFoundError("there is no face in the photo", {"advice": "come closer"}))
+    finish(queue, store, error=FaceNotFoundError("there is no face in the photo", {"advice": "come closer"}))
 
     job = (await client.get(f"/v1/generations/{job_id}")).json()
 
@@ -162,9 +163,9 @@ async def test_a_failed_job_tells_the_code_and_the_facts(submit, client, jobs, s
     assert job["error"]["advice"] == "come closer"
 
 
-async def test_a_picture_is_served_with_its_type_and_etag(submit, client, jobs, store):
+async def test_a_picture_is_served_with_its_type_and_etag(submit, client, queue, store):
     job_id = (await submit()).json()["id"]
-    finish(jobs, store, data=b"bytes of a picture")
+    finish(queue, store, data=b"bytes of a picture")
 
     response = await client.get(f"/v1/generations/{job_id}/images/0", headers={"Range": "bytes=0-,0-,0-"})
 
@@ -175,9 +176,9 @@ async def test_a_picture_is_served_with_its_type_and_etag(submit, client, jobs, 
     assert response.headers["x-content-type-options"] == "nosniff"
 
 
-async def test_a_picture_the_caller_has_is_not_sent_again(submit, client, jobs, store):
+async def test_a_picture_the_caller_has_is_not_sent_again(submit, client, queue, store):
     path = f"/v1/generations/{(await submit()).json()['id']}/images/0"
-    finish(jobs, store)
+    finish(queue, store)
     etag = (await client.get(path)).headers["etag"]
 
     response = await client.get(path, headers={"If-None-Match": etag})
@@ -202,9 +203,9 @@ async def test_a_queued_job_is_canceled_at_once_and_again_without_harm(submit, c
     assert first.json()["status"] == second.json()["status"] == "canceled"
 
 
-async def test_another_tenants_job_is_like_one_that_does_not_exist(submit, other, jobs, store):
+async def test_another_tenants_job_is_like_one_that_does_not_exist(submit, other, queue, store):
     job_id = (await submit()).json()["id"]
-    finish(jobs, store)
+    finish(queue, store)
 
     for method, path in [("GET", ""), ("GET", "/images/0"), ("POST", "/cancel")]:
         theirs = await other.request(method, f"/v1/generations/{job_id}{path}")

@@ -108,8 +108,8 @@ async def test_metrics_label_routes_not_paths(client):
     assert 'route="/v1/generations/{job_id}"' in text
 
 
-async def test_metrics_are_served_while_the_database_is_away(client, app, jobs):
-    jobs._database.close()
+async def test_metrics_are_served_while_the_database_is_away(client, app, database):
+    database.close()
     (app.state.context.settings.results.folder.parent / "jobs.sqlite3").unlink()
 
     response = await client.get("/metrics")
@@ -148,6 +148,18 @@ async def test_openapi_lists_exactly_the_routes_there_are(anyone):
         "/v1/generations/{job_id}/cancel",
         "/v1/generations/{job_id}/images/{index}",
         "/v1/models",
+        "/v1/keys",
+        "/v1/keys/{key_id}",
+        "/v1/keys/{key_id}/rotate",
+        "/v1/usage",
+        "/v1/limits",
+        "/v1/status",
+        "/v1/admin/tenants",
+        "/v1/admin/tenants/{tenant_id}",
+        "/v1/admin/tenants/{tenant_id}/keys",
+        "/v1/admin/tenants/{tenant_id}/keys/{key_id}",
+        "/v1/admin/tenants/{tenant_id}/keys/{key_id}/rotate",
+        "/v1/admin/tenants/{tenant_id}/usage",
         "/healthz",
         "/readyz",
         "/metrics",
