@@ -129,6 +129,7 @@ class S3StoreSettings(_Section):
     bucket: str = Field(min_length=3)
     prefix: str = ""
     endpoint_url: str | None = None
+    public_endpoint_url: str | None = None  # where tenants reach the store, in links; None: where this service does
     region: str | None = None
     addressing_style: Literal["auto", "path", "virtual"] = "auto"
     # boto3 >= 1.36 sends checksums that stores other than AWS may write into the object: "when_required" for those.
@@ -219,8 +220,10 @@ class HousekeepingSettings(_Section):
     """The work beside generations: webhooks are delivered, and what is past its time is removed."""
 
     poll_s: Seconds = 0.5
-    max_deliveries_in_flight: Count = 64
+    max_deliveries_in_flight: Count = 512  # a receiver that hangs costs a socket and little else
     max_deliveries_per_host: Count = 8  # a receiver that hangs holds no more than these
+    max_deliveries_per_tenant: Count = 64
+    keep_deliveries_s: Seconds = 14 * 86_400.0  # those that ended, as the log of their endpoint
     sweep_every_s: Seconds = 60.0
 
 

@@ -9,11 +9,21 @@ from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from prometheus_client import CollectorRegistry
 
-from instantid_serve.serving.api import administration, batches, events, generations, operations, problems, tenancy
-from instantid_serve.serving.api.bodies import FORM_TYPE, JSON_TYPE, PHOTO_FIELD
+from instantid_serve.serving.api import (
+    administration,
+    batches,
+    events,
+    generations,
+    operations,
+    problems,
+    tenancy,
+    webhooks,
+)
+from instantid_serve.serving.api.bodies import FORM_TYPE, JSON_TYPE
 from instantid_serve.serving.api.callers import required_scope
 from instantid_serve.serving.api.context import ApiContext
 from instantid_serve.serving.api.edge import Edge
+from instantid_serve.serving.api.photo_sources import IDENTITY_FIELD, PHOTO_FIELD, UPLOAD_FIELD, URL_FIELD
 from instantid_serve.serving.api.schemas import GenerationFields
 
 _PROBLEM = {
@@ -42,7 +52,7 @@ def build_api(context: ApiContext) -> FastAPI:
     )
     app.state.context = context
     app.state.registry = registry = CollectorRegistry()
-    registry.register(operations.JobsCollector(context.queue))
+    registry.register(operations.JobsCollector(context.queue, context.delivery_queue))
     seconds = operations.request_seconds(registry)
     app.add_middleware(
         Edge,
@@ -56,6 +66,7 @@ def build_api(context: ApiContext) -> FastAPI:
     app.include_router(operations.router)
     app.include_router(tenancy.router)
     app.include_router(administration.router)
+    app.include_router(webhooks.router)
     _describe(app, context.fields)
     return app
 
@@ -90,6 +101,12 @@ def _describe(app: FastAPI, fields: type[GenerationFields]) -> None:
 
 def _with_photo(fields: type[GenerationFields], photo: dict[str, Any]) -> dict[str, Any]:
     schema = fields.model_json_schema()
-    schema["properties"] = {PHOTO_FIELD: {**photo, "description": "JPEG, PNG or WebP."}, **schema["properties"]}
-    schema["required"] = [PHOTO_FIELD, *schema["required"]]
+    sources = {
+        PHOTO_FIELD: {**photo, "description": "JPEG, PNG or WebP."},
+        URL_FIELD: {"type": "string", "description": "Where the photo is: a public http or https address."},
+        UPLOAD_FIELD: {"type": "string", "description": "An upload of `POST /v1/uploads` that was filled."},
+        IDENTITY_FIELD: {"type": "string", "description": "An identity of `POST /v1/identities`: all its photos."},
+    }
+    schema["properties"] = {**sources, **schema["properties"]}
+    schema["oneOf"] = [{"required": [name]} for name in sources]
     return schema

@@ -53,9 +53,7 @@ def asked_for(batch: BatchFields, tenant: Tenant, model: type[GenerationFields])
     return asked
 
 
-def _item(
-    defaults: Mapping[str, Any], item: Mapping[str, Any], tenant: Tenant, model: type[GenerationFields]
-) -> Asked:
+def _item(defaults: Mapping[str, Any], item: Mapping[str, Any], tenant: Tenant, model: type[GenerationFields]) -> Asked:
     if "priority" in item:
         detail = "all items of a batch have one priority: say it in defaults"
         raise InvalidRequestError(detail, {"errors": [{"pointer": "/priority", "detail": detail}]})

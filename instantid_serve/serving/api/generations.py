@@ -14,7 +14,7 @@ from instantid_serve.serving.api.bodies import read_generation
 from instantid_serve.serving.api.callers import GenerationsReader, GenerationsWriter
 from instantid_serve.serving.api.context import Context
 from instantid_serve.serving.api.intake import Asked, Terms
-from instantid_serve.serving.api.job_views import PATH, JobId, JobList, JobOut, url_of
+from instantid_serve.serving.api.job_views import PATH, JobId, JobList, JobOut, filename_of, url_of
 from instantid_serve.serving.api.lists import JobsPage, cursor, scope_of
 from instantid_serve.serving.api.photo_sources import fingerprint_of
 from instantid_serve.serving.api.preferences import REPLAYED, DeadlineSeconds, IdempotencyKeySent, WaitSeconds
@@ -121,8 +121,7 @@ async def fetch(
     if headers["ETag"] in request.headers.get("if-none-match", ""):
         return Response(status_code=304, headers=headers)
     data = await asyncio.to_thread(context.store.get, image.key)
-    extension = image.media_type.rpartition("/")[2]
-    headers["Content-Disposition"] = f'inline; filename="{job.id}-{index}.{extension}"'
+    headers["Content-Disposition"] = f'inline; filename="{filename_of(job, index)}"'
     return Response(data, media_type=image.media_type, headers=headers)
 
 

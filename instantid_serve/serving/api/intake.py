@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from instantid_serve.errors import DatabaseError, InvalidRequestError
 from instantid_serve.service.idempotency import IdempotencyKey
@@ -42,10 +42,13 @@ class Terms:
 class Intake:
     """Accepts generations for their tenants."""
 
-    def __init__(self, settings: Settings, jobs: Jobs, photos: PhotoIntake) -> None:
+    def __init__(
+        self, settings: Settings, jobs: Jobs, photos: PhotoIntake, check_webhook_url: Callable[[str], None]
+    ) -> None:
         self._settings = settings
         self._jobs = jobs
         self._photos = photos
+        self._check_webhook_url = check_webhook_url
         self.room = asyncio.Semaphore(_MAX_BODIES)  # to be held from before a body is read until it is accepted
 
     async def replay(self, tenant: Tenant, key: IdempotencyKey | None) -> Accepted | None:
@@ -77,6 +80,8 @@ class Intake:
         if fields.retention_s is not None and fields.retention_s > tenant.retention_s:
             detail = f"may only shorten what is kept for {tenant.retention_s:g} seconds"
             raise InvalidRequestError(detail, {"errors": [{"pointer": "/retention_s", "detail": detail}]})
+        if fields.webhook_url is not None:
+            self._check_webhook_url(fields.webhook_url)
         # The photo first: a job whose photo is missing could only fail, a photo without a job is merely removed.
         photos = await self._photos.photos(tenant.id, asked.source, job_folder(tenant.id, job_id))
         spec = resolve(fields, photos.size, self._settings.limits, self._settings.model.preset)

@@ -15,6 +15,7 @@ from instantid_serve.service.results import ResultStore
 from instantid_serve.serving.api.job_fields import PriorityName
 
 PATH = "/v1/generations"
+_LINK_S = 900.0
 
 # No NUL: PostgreSQL's text cannot hold it, so it could not even be looked for.
 JobId = Annotated[
@@ -122,8 +123,15 @@ class JobViews:
 
     def _image_out(self, job: Job, index: int) -> ImageOut:
         image = job.images[index]
+        name = filename_of(job, index)
+        link = self._store.link(image.key, media_type=image.media_type, filename=name, expires_s=_LINK_S)
         values = {name: value for name, value in image.to_json().items() if name != "key"}
-        return ImageOut(index=index, url=f"{url_of(job.id)}/images/{index}", download_url=None, **values)
+        return ImageOut(index=index, url=f"{url_of(job.id)}/images/{index}", download_url=link, **values)
+
+
+def filename_of(job: Job, index: int) -> str:
+    """What a picture is called where it is saved."""
+    return f"{job.id}-{index}.{job.images[index].media_type.rpartition('/')[2]}"
 
 
 def queue_out(outlook: Outlook | None) -> QueueOut | None:

@@ -18,7 +18,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from instantid_serve.errors import InvalidRequestError
 from instantid_serve.service.job import JobStatus
 from instantid_serve.service.jobs import JobFilter
-from instantid_serve.serving.api.job_fields import METADATA_KEY, METADATA_PREFIX, MetadataValue, no_nul
+from instantid_serve.serving.api.job_fields import METADATA_KEY, METADATA_PREFIX, no_nul
 
 _MAX_CURSOR_CHARS = 512
 _ID = re.compile(r"[a-z]{3}_[0-9a-z]{1,40}")

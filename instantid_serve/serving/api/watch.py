@@ -12,7 +12,7 @@ import contextlib
 import functools
 import logging
 import time
-from collections.abc import Callable, Iterator, Set
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
 
@@ -161,7 +161,7 @@ class Watch:
                 log.exception("looking after followed jobs failed")
             await self._rest(failures)
 
-    async def _look_at(self, ids: Set[str]) -> None:
+    async def _look_at(self, ids: Collection[str]) -> None:
         followed = {job_id: watched for job_id in ids if (watched := self._watched.get(job_id))}
         seen = {
             job_id: watched.job.updated_at
