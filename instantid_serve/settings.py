@@ -175,6 +175,7 @@ class ApiSettings(_Section):
     max_photo_bytes: Count = 10_000_000
     max_wait_s: Seconds = 60.0  # of `Prefer: wait`
     poll_s: Seconds = 0.1
+    max_event_streams: Count = 100  # of one tenant in one replica
 
 
 class LimitSettings(_Section):

@@ -9,7 +9,16 @@ from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from prometheus_client import CollectorRegistry
 
-from instantid_serve.serving.api import administration, generations, operations, problems, tenancy, webhooks
+from instantid_serve.serving.api import (
+    administration,
+    batches,
+    events,
+    generations,
+    operations,
+    problems,
+    tenancy,
+    webhooks,
+)
 from instantid_serve.serving.api.bodies import FORM_TYPE, JSON_TYPE
 from instantid_serve.serving.api.callers import required_scope
 from instantid_serve.serving.api.context import ApiContext
@@ -52,6 +61,8 @@ def build_api(context: ApiContext) -> FastAPI:
     )
     problems.install(app)
     app.include_router(generations.router)
+    app.include_router(events.router)
+    app.include_router(batches.router)
     app.include_router(operations.router)
     app.include_router(tenancy.router)
     app.include_router(administration.router)
@@ -71,14 +82,6 @@ def _describe(app: FastAPI, fields: type[GenerationFields]) -> None:
             JSON_TYPE: {"schema": _with_photo(fields, {"type": "string", "contentEncoding": "base64"})},
         },
     }
-    create["parameters"] = [
-        {
-            "name": "Prefer",
-            "in": "header",
-            "schema": {"type": "string"},
-            "description": "`wait=N`: answer when the job is done, after N seconds at the latest (RFC 7240).",
-        }
-    ]
     described["components"]["schemas"]["Problem"] = _PROBLEM
     described["components"]["securitySchemes"] = {"ApiKey": {"type": "http", "scheme": "bearer"}}
     problem = {problems.MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}

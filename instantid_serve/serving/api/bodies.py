@@ -16,6 +16,9 @@ from starlette.datastructures import FormData, Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from instantid_serve.errors import InvalidRequestError, MalformedBodyError, MediaTypeError
+from instantid_serve.service.tenants import Tenant
+from instantid_serve.serving.api.defaults import with_defaults
+from instantid_serve.serving.api.job_fields import JSON_FIELDS
 from instantid_serve.serving.api.photo_sources import PHOTO_FIELD, PhotoSource, take_source
 from instantid_serve.serving.api.problems import invalid
 from instantid_serve.serving.api.schemas import GenerationFields
@@ -46,19 +49,34 @@ class Body:
             raise invalid(error.errors(include_input=False, include_url=False, include_context=False)) from None
 
 
-async def read_generation(request: Request, model: type[GenerationFields]) -> tuple[GenerationFields, PhotoSource]:
-    """Return the checked fields and where the photo is to be had.
+async def read_generation(
+    request: Request, model: type[GenerationFields], tenant: Tenant
+) -> tuple[GenerationFields, PhotoSource]:
+    """Return the checked fields, with the tenant's defaults, and where the photo is to be had.
 
     Raises MediaTypeError, MalformedBodyError, InvalidRequestError, and BodyTooLargeError while reading.
     """
     body = await read_body(request, max_files={PHOTO_FIELD: 1})
     # A thread: fifteen megabytes of base64 take a tenth of a second, in which nobody else would be answered.
-    return await asyncio.to_thread(_generation, body, model)
+    return await asyncio.to_thread(_generation, body, model, tenant)
 
 
-def _generation(body: Body, model: type[GenerationFields]) -> tuple[GenerationFields, PhotoSource]:
+def _generation(body: Body, model: type[GenerationFields], tenant: Tenant) -> tuple[GenerationFields, PhotoSource]:
     source = take_source(body.values, body.files)
-    return body.rest(model), source
+    values = with_defaults(body.values, tenant, as_text=body.is_form)
+    if not body.is_form:
+        return Body(values, {}, is_form=False).rest(model), source
+    # A form's texts say numbers and words; what has parts of its own comes as JSON in one of them.
+    parts = {name: _json_field(name, values.pop(name)) for name in JSON_FIELDS if name in values}
+    flat = Body(values, {}, is_form=True).rest(model)
+    return Body(flat.model_dump(exclude_unset=True) | parts, {}, is_form=False).rest(model), source
+
+
+def _json_field(name: str, text: str) -> object:
+    try:
+        return parse_json(text.encode())
+    except MalformedBodyError:
+        raise _field_error(name, "in a form this field is JSON") from None
 
 
 async def read_body(request: Request, *, max_files: Mapping[str, int], lists: Collection[str] = ()) -> Body:

@@ -10,6 +10,7 @@ from fastapi import Depends, Request
 
 from instantid_serve.decoding import GuardedDecoder
 from instantid_serve.service.api_keys import ApiKeys
+from instantid_serve.service.batches import Batches
 from instantid_serve.service.courier import webhook_http
 from instantid_serve.service.database import Database
 from instantid_serve.service.deliveries import Deliveries
@@ -20,16 +21,20 @@ from instantid_serve.service.identities import Identities
 from instantid_serve.service.job_queue import JobQueue
 from instantid_serve.service.jobs import Jobs
 from instantid_serve.service.keyring import Keyring
+from instantid_serve.service.outlook import Outlooks
 from instantid_serve.service.rate_limits import RateLimits
 from instantid_serve.service.results import ResultStore
 from instantid_serve.service.standing import Standing
 from instantid_serve.service.tenants import Tenants
 from instantid_serve.service.uploads import Uploads
 from instantid_serve.service.webhooks import Webhooks
+from instantid_serve.serving.api.event_stream import JobEvents, Streams
 from instantid_serve.serving.api.intake import Intake
+from instantid_serve.serving.api.job_views import JobViews
 from instantid_serve.serving.api.photos import PhotoIntake
 from instantid_serve.serving.api.readiness import Readiness
 from instantid_serve.serving.api.schemas import GenerationFields, fields_model
+from instantid_serve.serving.api.watch import Watch
 from instantid_serve.settings import Settings
 
 
@@ -55,6 +60,11 @@ class ApiContext:
     store: ResultStore
     readiness: Readiness
     fields: type[GenerationFields]
+    views: JobViews
+    watch: Watch
+    streams: Streams
+    events: JobEvents
+    batches: Batches
 
 
 def open_context(
@@ -65,6 +75,10 @@ def open_context(
     jobs = Jobs(database)
     tenants = Tenants(database, tenancy)
     keys = ApiKeys(database)
+    outlooks = Outlooks(database)
+    views = JobViews(outlooks, store)
+    watch = Watch(database, jobs, settings.api.poll_s)
+    check_webhook_url = webhook_http(settings.outbound).check
     uploads, identities = Uploads(database), Identities(database)
     photos = PhotoIntake(
         store,
@@ -84,16 +98,21 @@ def open_context(
         keyring=Keyring(settings.api.keys, keys, tenants, remembered_s=tenancy.key_cache_s),
         rates=RateLimits(tenancy.rate_limit_storage.get_secret_value(), timeout_s=tenancy.rate_limit_timeout_s),
         standing=Standing(database),
-        webhooks=Webhooks(database, webhook_http(settings.outbound).check),
+        webhooks=Webhooks(database, check_webhook_url),
         deliveries=Deliveries(database),
         delivery_queue=DeliveryQueue(database),
-        intake=Intake(settings, jobs, photos),
+        intake=Intake(settings, jobs, photos, check_webhook_url),
         photos=photos,
         uploads=uploads,
         identities=identities,
         store=store,
         readiness=readiness,
         fields=fields_model(settings.limits),
+        views=views,
+        watch=watch,
+        streams=Streams(settings.api.max_event_streams),
+        events=JobEvents(jobs, views, outlooks, watch),
+        batches=Batches(database),
     )
 
 
