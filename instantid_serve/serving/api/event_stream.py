@@ -111,7 +111,10 @@ class EventStream(StreamingResponse):
 class JobEvents:
     """Answers those who ask for a job's events."""
 
-    def __init__(self, jobs: Jobs, views: JobViews, outlooks: Outlooks, watch: Watch) -> None:
+    def __init__(
+        self, jobs: Jobs, views: JobViews, outlooks: Outlooks, watch: Watch, *, ping_s: float = _PING_S
+    ) -> None:
+        self.ping_s = ping_s
         self.jobs = jobs
         self.views = views
         self.outlooks = outlooks
@@ -160,11 +163,11 @@ class _Reader:
         try:
             frames = await self._changes(follower.job) or await self._steps(follower.job)
             if not frames:
-                await follower.change(_OUTLOOK_S)
+                await follower.change(min(_OUTLOOK_S, self._parts.ping_s))
         except UnavailableError:  # the database is away: the stream stays, and goes on when it is back
             await asyncio.sleep(_OUTAGE_S)
         now_s = time.monotonic()
-        if not frames and now_s - self._spoke_s >= _PING_S:
+        if not frames and now_s - self._spoke_s >= self._parts.ping_s:
             frames = [KEEPALIVE_COMMENT]
         if frames:
             self._spoke_s = now_s
