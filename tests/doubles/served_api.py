@@ -1,4 +1,4 @@
-"""The API behind a real server on loopback: ASGI transports of clients read an answer whole, and streams have no end."""
+"""The API behind a real server on loopback: a client's ASGI transport reads answers whole, and streams have no end."""
 
 from __future__ import annotations
 

@@ -19,6 +19,7 @@ from instantid_serve.serving.api import (
     tenancy,
     webhooks,
 )
+from instantid_serve.serving.api.batch_intake import BatchFields
 from instantid_serve.serving.api.bodies import FORM_TYPE, JSON_TYPE
 from instantid_serve.serving.api.callers import required_scope
 from instantid_serve.serving.api.context import ApiContext
@@ -82,6 +83,7 @@ def _describe(app: FastAPI, fields: type[GenerationFields]) -> None:
             JSON_TYPE: {"schema": _with_photo(fields, {"type": "string", "contentEncoding": "base64"})},
         },
     }
+    described["paths"][batches.PATH]["post"]["requestBody"] = _batch_body(fields)
     described["components"]["schemas"]["Problem"] = _PROBLEM
     described["components"]["securitySchemes"] = {"ApiKey": {"type": "http", "scheme": "bearer"}}
     problem = {problems.MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
@@ -97,6 +99,17 @@ def _describe(app: FastAPI, fields: type[GenerationFields]) -> None:
         if scope := required_scope(route):
             for method in route.methods:
                 described["paths"][route.path_format][method.lower()]["x-required-scope"] = scope
+
+
+def _batch_body(fields: type[GenerationFields]) -> dict[str, Any]:
+    item = _with_photo(fields, {"type": "string", "contentEncoding": "base64"})
+    schema = BatchFields.model_json_schema()
+    # What an item leaves out, photo and prompt too, may stand among the defaults; they alone name a priority.
+    item = {"type": "object", "properties": item["properties"], "additionalProperties": False}
+    own = {name: value for name, value in item["properties"].items() if name != "priority"}
+    schema["properties"]["defaults"] |= item
+    schema["properties"]["items"]["items"] = item | {"properties": own}
+    return {"required": True, "content": {JSON_TYPE: {"schema": schema}}}
 
 
 def _with_photo(fields: type[GenerationFields], photo: dict[str, Any]) -> dict[str, Any]:

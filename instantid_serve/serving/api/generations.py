@@ -92,6 +92,7 @@ async def look(job_id: JobId, tenant: GenerationsReader, context: Context) -> Jo
 async def delete(job_id: JobId, tenant: GenerationsWriter, context: Context) -> None:
     """Remove a generation with its photo and pictures, at once and for good. One that runs is canceled."""
     await asyncio.to_thread(context.jobs.delete, tenant.id, job_id)
+    await context.intake.discard(tenant, [job_id])  # what is written from now on, the housekeeper sweeps
 
 
 @router.post("/{job_id}/cancel", response_model=JobOut)

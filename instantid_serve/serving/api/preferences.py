@@ -11,7 +11,7 @@ from instantid_serve.errors import InvalidRequestError
 
 REPLAYED = "Idempotent-Replayed"
 _WAIT = re.compile(r"(?:^|[,;])\s*wait\s*(?:=\s*\"?(\d{1,6})\"?\s*)?(?:$|[,;])", re.IGNORECASE)
-_CANCEL_AFTER = re.compile(r"(\d{1,5})(s|m|h)?")
+_CANCEL_AFTER = re.compile(r"([0-9]{1,5})(s|m|h)?")
 _SECONDS = {None: 1, "s": 1, "m": 60, "h": 3600}
 _LONGEST_DEADLINE_S = 86_400
 _IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")

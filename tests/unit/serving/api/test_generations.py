@@ -10,7 +10,7 @@ from doubles.api_callers import KEYS, assert_problem
 from PIL import Image
 
 from instantid_serve import images
-from instantid_serve.errors import DatabaseError, FaceNotFoundError, ImageCorruptError
+from instantid_serve.errors import FaceNotFoundError, ImageCorruptError, QueueFullError
 from instantid_serve.messages import StoredImage
 from instantid_serve.service.fairness import Room
 from instantid_serve.service.results import image_key
@@ -91,14 +91,14 @@ async def test_the_photo_is_stored_upright_without_metadata_before_the_job_is_kn
 
 async def test_a_job_that_cannot_be_inserted_leaves_no_photo(app, client, photo, settings):
     class Broken:
-        def accept(self, *_):
-            raise DatabaseError("the database does not answer")
+        def accept(self, *_, **__):
+            raise QueueFullError("as many generations wait as may")
 
     app.state.context.intake._jobs = Broken()
 
     response = await client.post("/v1/generations", data={"prompt": "x"}, files={"image": photo})
 
-    assert_problem(response, 503, "database_unavailable")
+    assert_problem(response, 429, "queue_full")
     assert [path for path in settings.results.folder.rglob("*") if path.is_file()] == []
 
 
@@ -270,7 +270,7 @@ async def test_a_slow_photo_does_not_hold_up_those_who_ask_for_their_jobs(app, c
             release.wait(10)
             raise ImageCorruptError("at last")
 
-    app.state.context.intake._decoder = Slow()
+    app.state.context.photos._decoder = Slow()
     uploads = [asyncio.create_task(submit()) for _ in range(40)]
     await asyncio.sleep(0.1)
 

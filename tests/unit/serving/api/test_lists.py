@@ -72,7 +72,7 @@ async def test_jobs_are_found_by_time_batch_identity_and_metadata(client, add):
     assert await ids(client, **{"metadata.order": "1", "metadata.a.b-c": "y"}) == []
 
 
-async def test_deleted_jobs_and_other_tenants_jobs_are_not_listed(client, other, add):
+async def test_deleted_jobs_and_other_tenants_jobs_are_not_listed(client, add):
     mine, gone, _theirs = add(), add(), add("other")
     await client.delete(f"{LIST}/{gone.id}")
 

@@ -133,7 +133,7 @@ async def test_openapi_is_valid_and_describes_bodies_limits_and_errors(anyone):
     openapi_spec_validator.validate(document)
     create = document["paths"]["/v1/generations"]["post"]
     form = create["requestBody"]["content"]["multipart/form-data"]["schema"]
-    assert form["required"] == ["image", "prompt"]
+    assert form["required"] == ["prompt"]
     assert form["properties"]["steps"]["maximum"] == 100
     assert create["security"] == [{"ApiKey": []}]
     assert "application/problem+json" in create["responses"]["default"]["content"]
