@@ -79,15 +79,14 @@ class Sweeper:
         ended = jobs.c.status.in_([status for status in JobStatus if status.terminal])  # others still need their photo
         # As long as its link lasts an upload may be filled, deleted or not.
         closed = uploads.c.created_at <= self._clock() - (LINK_S + _SLOW_WRITE_S)
-        found = (
-            self._remove(jobs, ended, job_folder, _forget_jobs),
-            self._remove(identities, sa.true(), identity_folder, _forgetting(identities)),
-            self._remove(uploads, closed, upload_folder, _forgetting(uploads)),
-        )
+        of_jobs = self._remove(jobs, ended, job_folder, _forget_jobs)
+        of_identities = self._remove(identities, sa.true(), identity_folder, _forgetting(identities))
+        of_uploads = self._remove(uploads, closed, upload_folder, _forgetting(uploads))
         self._forget_keys()
         with self._database.write() as connection:
             connection.execute(sa.delete(workers).where(workers.c.seen_at < self._clock() - _SILENT_S))
-        return Swept(*(removed for removed, _ in found), stuck=sum(stuck for _, stuck in found))
+        stuck = of_jobs[1] + of_identities[1] + of_uploads[1]
+        return Swept(of_jobs[0], of_identities[0], of_uploads[0], stuck)
 
     def reconcile(self) -> int:
         """Remove folders that are a day old and have no row: of requests that died, and of late workers.

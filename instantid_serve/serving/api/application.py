@@ -14,9 +14,11 @@ from instantid_serve.serving.api import (
     batches,
     events,
     generations,
+    identities,
     operations,
     problems,
     tenancy,
+    uploads,
     webhooks,
 )
 from instantid_serve.serving.api.batch_intake import BatchFields
@@ -68,6 +70,8 @@ def build_api(context: ApiContext) -> FastAPI:
     app.include_router(tenancy.router)
     app.include_router(administration.router)
     app.include_router(webhooks.router)
+    app.include_router(uploads.router)
+    app.include_router(identities.router)
     _describe(app, context.fields)
     return app
 

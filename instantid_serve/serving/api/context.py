@@ -118,10 +118,10 @@ def open_context(
 
 def _url_rules(settings: Settings) -> UrlRules:
     """What URLs of photos may be. The result store's own host never is one: that door is `upload_id`."""
-    store = getattr(settings.results, "endpoint_url", None)
-    own = urlsplit(store).hostname if store else None
+    urls = (getattr(settings.results, name, None) for name in ("endpoint_url", "public_endpoint_url"))
+    own = tuple(host for url in urls if url and (host := urlsplit(url).hostname))
     outbound = settings.outbound
-    return UrlRules(outbound.allowed_networks, (own,) if own else (), outbound.ports)
+    return UrlRules(outbound.allowed_networks, own, outbound.ports)
 
 
 def _context(request: Request) -> ApiContext:

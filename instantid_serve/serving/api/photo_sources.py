@@ -13,7 +13,7 @@ from instantid_serve.errors import InvalidRequestError
 
 PHOTO_FIELD, URL_FIELD, UPLOAD_FIELD, IDENTITY_FIELD = FIELDS = ("image", "image_url", "upload_id", "identity_id")
 MAX_URL_CHARS = 2048
-_MAX_ID_CHARS = 64
+MAX_ID_CHARS = 64
 _ONE = "give exactly one of image, image_url, upload_id and identity_id"
 _DATA_URI = re.compile(r"data:image/(?:jpeg|png|webp);base64,")
 
@@ -68,9 +68,9 @@ def take_source(values: dict[str, Any], files: Mapping[str, Sequence[bytes]]) ->
         case "image_url":
             return PhotoAt(checked_text(texts[URL_FIELD], URL_FIELD, MAX_URL_CHARS))
         case "upload_id":
-            return UploadedPhoto(checked_text(texts[UPLOAD_FIELD], UPLOAD_FIELD, _MAX_ID_CHARS))
+            return UploadedPhoto(checked_text(texts[UPLOAD_FIELD], UPLOAD_FIELD, MAX_ID_CHARS))
         case _:
-            return IdentityPhotos(checked_text(texts[IDENTITY_FIELD], IDENTITY_FIELD, _MAX_ID_CHARS))
+            return IdentityPhotos(checked_text(texts[IDENTITY_FIELD], IDENTITY_FIELD, MAX_ID_CHARS))
 
 
 def fingerprint_of(source: PhotoSource) -> tuple[dict[str, str], tuple[bytes, ...]]:

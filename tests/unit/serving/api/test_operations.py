@@ -134,6 +134,7 @@ async def test_openapi_is_valid_and_describes_bodies_limits_and_errors(anyone):
     create = document["paths"]["/v1/generations"]["post"]
     form = create["requestBody"]["content"]["multipart/form-data"]["schema"]
     assert form["required"] == ["prompt"]
+    assert [of["required"] for of in form["oneOf"]] == [["image"], ["image_url"], ["upload_id"], ["identity_id"]]
     assert form["properties"]["steps"]["maximum"] == 100
     assert create["security"] == [{"ApiKey": []}]
     assert "application/problem+json" in create["responses"]["default"]["content"]
@@ -147,6 +148,24 @@ async def test_openapi_lists_exactly_the_routes_there_are(anyone):
         "/v1/generations/{job_id}",
         "/v1/generations/{job_id}/cancel",
         "/v1/generations/{job_id}/images/{index}",
+        "/v1/generations/{job_id}/events",
+        "/v1/batches",
+        "/v1/batches/{batch_id}",
+        "/v1/batches/{batch_id}/cancel",
+        "/v1/uploads",
+        "/v1/uploads/{upload_id}",
+        "/v1/uploads/{upload_id}/content",
+        "/v1/identities",
+        "/v1/identities/{identity_id}",
+        "/v1/webhooks",
+        "/v1/webhooks/secret",
+        "/v1/webhooks/rotate-secret",
+        "/v1/webhooks/{webhook_id}",
+        "/v1/webhooks/{webhook_id}/secret",
+        "/v1/webhooks/{webhook_id}/rotate-secret",
+        "/v1/webhooks/{webhook_id}/test",
+        "/v1/webhooks/{webhook_id}/deliveries",
+        "/v1/webhooks/{webhook_id}/deliveries/{delivery_id}/redeliver",
         "/v1/models",
         "/v1/keys",
         "/v1/keys/{key_id}",
