@@ -154,8 +154,8 @@ class _Reader:
         ends_s = time.monotonic() + _LONGEST_S
         with self._watch.follow(self._job) as follower, contextlib.suppress(NotFoundError):  # deleted: nothing follows
             while not self._ended and time.monotonic() < ends_s:
-                for frame in await self._next(follower):
-                    yield frame
+                if frames := await self._next(follower):
+                    yield b"".join(frames)
 
     async def _next(self, follower: Follower) -> list[bytes]:
         """What there is to say now, or nothing after a while in which there was nothing."""
