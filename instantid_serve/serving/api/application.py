@@ -26,6 +26,7 @@ from instantid_serve.serving.api.bodies import FORM_TYPE, JSON_TYPE
 from instantid_serve.serving.api.callers import required_scope
 from instantid_serve.serving.api.context import ApiContext
 from instantid_serve.serving.api.edge import Edge
+from instantid_serve.serving.api.event_stream import event_schemas
 from instantid_serve.serving.api.photo_sources import IDENTITY_FIELD, PHOTO_FIELD, UPLOAD_FIELD, URL_FIELD
 from instantid_serve.serving.api.schemas import GenerationFields
 
@@ -88,7 +89,7 @@ def _describe(app: FastAPI, fields: type[GenerationFields]) -> None:
         },
     }
     described["paths"][batches.PATH]["post"]["requestBody"] = _batch_body(fields)
-    described["components"]["schemas"]["Problem"] = _PROBLEM
+    described["components"]["schemas"] |= {"Problem": _PROBLEM, **event_schemas()}
     described["components"]["securitySchemes"] = {"ApiKey": {"type": "http", "scheme": "bearer"}}
     problem = {problems.MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
     for path, operations_ in described["paths"].items():

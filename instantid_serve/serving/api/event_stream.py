@@ -55,6 +55,17 @@ class ProgressEventOut(BaseModel):
     queue: QueueOut | None
 
 
+def event_schemas() -> dict[str, Any]:
+    """What OpenAPI says of the events' data, by name; their parts are those of the whole generation."""
+    schemas = {"GenerationChange": ChangeOut, "GenerationProgress": ProgressEventOut}
+    found = {
+        name: model.model_json_schema(ref_template="#/components/schemas/{model}") for name, model in schemas.items()
+    }
+    for schema in found.values():
+        schema.pop("$defs", None)
+    return found
+
+
 class Streams:
     """How many streams each tenant holds open here."""
 
@@ -85,8 +96,7 @@ def _events_after(jobs: Jobs, job: Job, last_id: int) -> list[Event]:
     return found
 
 
-def foreign_id() -> InvalidRequestError:
-    """What is answered to a Last-Event-ID that is none of this job's."""
+def _foreign_id() -> InvalidRequestError:
     detail = "this is not the id of an event of this generation: begin again without one"
     return InvalidRequestError(detail, {"errors": [{"pointer": "/Last-Event-ID", "detail": detail}]})
 
@@ -130,7 +140,7 @@ class JobEvents:
             # The one that was received comes again, which shows that it is this job's.
             events = await self.watch.ask(_events_after, self.jobs, job, last_id - 1)
             if not events or events[0].id != last_id:
-                raise foreign_id()
+                raise _foreign_id()
             if job.status.terminal and len(events) == 1:
                 return Response(status_code=204)
         return EventStream(_Reader(self, job, last_id).frames())

@@ -72,7 +72,10 @@ async def create(
 
 @router.get("", response_model=JobList)
 async def find(query: JobsPage, tenant: GenerationsReader, context: Context) -> JobList:
-    """Your generations, the newest first."""
+    """Your generations, the newest first.
+
+    `metadata.<key>=<value>` lists those with that pair in their metadata; given several times, those with all of them.
+    """
     scope = scope_of(tenant.id, PATH, query.filter)
     before = query.before(scope)
     # One more than wanted tells whether another page follows.
@@ -108,7 +111,7 @@ async def cancel(job_id: JobId, tenant: GenerationsWriter, context: Context) -> 
 )
 async def fetch(
     job_id: JobId,
-    index: Annotated[int, Path(ge=0, le=_MAX_IMAGE_INDEX)],
+    index: Annotated[int, Path(ge=0, le=_MAX_IMAGE_INDEX, description="Which picture, counted from 0.")],
     request: Request,
     tenant: GenerationsReader,
     context: Context,

@@ -27,7 +27,7 @@ def test_progress_is_told(jobs, queue, clock):
     assert told[claim.job.id].step == 3
 
 
-def test_an_end_is_told_even_when_the_clock_stood_still(jobs, queue):
+def test_an_end_is_told_even_when_the_clock_stood_still(jobs):
     job = add(jobs)
     jobs.request_cancel("alice", job.id)
 

@@ -96,7 +96,7 @@ def test_a_job_that_came_later_is_placed_by_its_turn(jobs, outlooks):
     assert outlooks.of(add(jobs)).position == 2
 
 
-def test_while_the_database_is_away_the_last_outlook_stands(jobs, outlooks, process_clock, monkeypatch):
+def test_while_the_database_is_away_the_last_outlook_stands(jobs, outlooks, process_clock):
     add(jobs)
     job = add(jobs)
     outlooks.of(job)
