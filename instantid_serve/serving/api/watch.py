@@ -135,7 +135,8 @@ class Watch:
         if self._listener is None and self._database.is_postgresql:
 
             def heard(_channel: str, job_id: str) -> None:
-                loop.call_soon_threadsafe(self._hear, job_id)
+                with contextlib.suppress(RuntimeError):  # the loop is closed: the replica ends
+                    loop.call_soon_threadsafe(self._hear, job_id)
 
             self._listener = wakeups.listen(self._database, [wakeups.CHANGES], heard)
 
