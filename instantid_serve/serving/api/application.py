@@ -11,11 +11,21 @@ from fastapi import FastAPI
 from fastapi.routing import APIRoute, iter_route_contexts
 from prometheus_client import CollectorRegistry
 
-from instantid_serve.serving.api import administration, generations, operations, problems, tenancy
-from instantid_serve.serving.api.bodies import FORM_TYPE, JSON_TYPE, PHOTO_FIELD
+from instantid_serve.serving.api import (
+    administration,
+    batches,
+    events,
+    generations,
+    operations,
+    problems,
+    tenancy,
+    webhooks,
+)
+from instantid_serve.serving.api.bodies import FORM_TYPE, JSON_TYPE
 from instantid_serve.serving.api.callers import required_scope
 from instantid_serve.serving.api.context import ApiContext
 from instantid_serve.serving.api.edge import Edge
+from instantid_serve.serving.api.photo_sources import IDENTITY_FIELD, PHOTO_FIELD, UPLOAD_FIELD, URL_FIELD
 from instantid_serve.serving.api.schemas import GenerationFields
 
 _PROBLEM = {
@@ -51,7 +61,7 @@ def build_api(context: ApiContext) -> FastAPI:
     )
     app.state.context = context
     app.state.registry = registry = CollectorRegistry()
-    registry.register(operations.JobsCollector(context.queue))
+    registry.register(operations.JobsCollector(context.queue, context.delivery_queue))
     seconds = operations.request_seconds(registry)
     app.add_middleware(
         Edge,
@@ -60,9 +70,12 @@ def build_api(context: ApiContext) -> FastAPI:
     )
     problems.install(app)
     app.include_router(generations.router)
+    app.include_router(events.router)
+    app.include_router(batches.router)
     app.include_router(operations.router)
     app.include_router(tenancy.router)
     app.include_router(administration.router)
+    app.include_router(webhooks.router)
     _describe(app, context.fields)
     return app
 
@@ -78,14 +91,6 @@ def _describe(app: FastAPI, fields: type[GenerationFields]) -> None:
             JSON_TYPE: {"schema": _with_photo(fields, {"type": "string", "contentEncoding": "base64"})},
         },
     }
-    create["parameters"] = [
-        {
-            "name": "Prefer",
-            "in": "header",
-            "schema": {"type": "string"},
-            "description": "`wait=N`: answer when the job is done, after N seconds at the latest (RFC 7240).",
-        }
-    ]
     described["components"]["schemas"]["Problem"] = _PROBLEM
     described["components"]["securitySchemes"] = {"ApiKey": {"type": "http", "scheme": "bearer"}}
     problem = {problems.MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
@@ -106,6 +111,12 @@ def _describe(app: FastAPI, fields: type[GenerationFields]) -> None:
 
 def _with_photo(fields: type[GenerationFields], photo: dict[str, Any]) -> dict[str, Any]:
     schema = fields.model_json_schema()
-    schema["properties"] = {PHOTO_FIELD: {**photo, "description": "JPEG, PNG or WebP."}, **schema["properties"]}
-    schema["required"] = [PHOTO_FIELD, *schema["required"]]
+    sources = {
+        PHOTO_FIELD: {**photo, "description": "JPEG, PNG or WebP."},
+        URL_FIELD: {"type": "string", "description": "Where the photo is: a public http or https address."},
+        UPLOAD_FIELD: {"type": "string", "description": "An upload of `POST /v1/uploads` that was filled."},
+        IDENTITY_FIELD: {"type": "string", "description": "An identity of `POST /v1/identities`: all its photos."},
+    }
+    schema["properties"] = {**sources, **schema["properties"]}
+    schema["oneOf"] = [{"required": [name]} for name in sources]
     return schema
