@@ -12,6 +12,7 @@ import dataclasses
 import logging
 import math
 import time
+from typing import Any
 
 from limits import RateLimitItemPerMinute
 from limits.aio.storage import RedisStorage, Storage
@@ -73,7 +74,8 @@ class RateLimits:
         """Close the connections to Redis, if there are any."""
         storage = self._limiter.storage
         if isinstance(storage, RedisStorage):
-            await storage.bridge.get_connection().aclose()
+            bridge: Any = storage.bridge  # its base class does not promise what all bridges have
+            await bridge.get_connection().aclose()
 
     def _give_up_for_now(self, error: Exception) -> None:
         now = time.monotonic()

@@ -30,7 +30,7 @@ def _presented_key(request: Request) -> str:
 async def _known(request: Request, context: ApiContext) -> Caller:
     key = _presented_key(request)
     caller = context.keyring.remembered(key)
-    return caller or await asyncio.to_thread(context.keyring.caller, key)
+    return await asyncio.to_thread(context.keyring.caller, key) if caller is None else caller
 
 
 async def _caller(request: Request, context: Context) -> Caller:

@@ -146,6 +146,12 @@ class TestKeys:
 
         assert_problem(refused, 403, "forbidden")
 
+    async def test_a_row_of_the_database_makes_nobody_an_operator(self, app, context):
+        written = issued(context, "carol", [*TENANT_SCOPES, "admin"]).key
+
+        async with client_with(app, written) as carol:
+            assert_problem(await carol.get(TENANTS), 403, "forbidden")
+
     async def test_a_repeated_request_is_refused_and_the_tenants_own_keys_do_not_meet_it(self, admin, app, context):
         own = issued(context, "carol", ["keys:write"]).key
         headers = {"Idempotency-Key": "a-retry"}
