@@ -5,6 +5,11 @@ that of the tenant's job before it, or the virtual time now if that is later, pl
 in this order, and the virtual time is that of the last one claimed (S. J. Golestani, "A self-clocked fair queueing
 scheme for broadband applications", INFOCOM 1994). A tenant with a backlog of any length so delays another by no more
 than the job at its head.
+
+The bound, which a test holds over random arrivals and claims: while tenants i and j both have jobs waiting, the
+pictures W claimed for them satisfy |W_i/w_i - W_j/w_j| <= L_i/w_i + L_j/w_j (w: weight, L: pictures of the largest
+job). A tenant at its limit of running pictures is passed over meanwhile, and reserved places are given out of turn:
+both are outside of it.
 """
 
 from __future__ import annotations
@@ -142,24 +147,33 @@ def _running_sum(
 
 
 def tags(
-    connection: sa.Connection, now: sa.ColumnElement[float], tenant: str, priority: Priority, costs: Sequence[float]
+    connection: sa.Connection,
+    now: sa.ColumnElement[float],
+    tenant: str,
+    weight: float,
+    priority: Priority,
+    pictures: Sequence[int],
 ) -> list[float]:
-    """The virtual finishes of new jobs of ``tenant``, of one ``priority``; ``costs``: pictures / weight of each.
+    """The virtual finishes of new jobs of ``tenant``, of one ``priority``; ``pictures`` of each.
 
-    Its tenant's waiting jobs of a lower class make way: they move back by what the new ones cost, as if these had come
-    before them, so other tenants do not notice. Those that are :data:`AGED_S` old stay, and the new ones go behind.
+    Its tenant's waiting jobs of a lower class make way: the new ones begin where the first of these would have, and
+    these move back by what the new ones cost, so other tenants do not notice. Those that are :data:`AGED_S` old stay,
+    and the new ones go behind.
     """
     queued = sa.and_(owned_by(jobs, tenant), jobs.c.status == "queued")
-    passed = sa.and_(jobs.c.priority < priority, jobs.c.created_at > now - AGED_S)
-    before = sa.select(sa.func.max(jobs.c.virtual_finish)).where(queued, sa.not_(passed))
-    start = max(
-        connection.execute(sa.select(fair_share.c.virtual_time)).scalar_one(),
-        connection.execute(before).scalar_one() or 0.0,
-    )
+    passed = sa.and_(queued, jobs.c.priority < priority, jobs.c.created_at > now - AGED_S)
+    stays = sa.and_(queued, sa.or_(jobs.c.priority >= priority, jobs.c.created_at <= now - AGED_S))
+    kept = connection.execute(sa.select(sa.func.max(jobs.c.virtual_finish)).where(stays)).scalar_one() or 0.0
+    passed = sa.and_(passed, jobs.c.virtual_finish > kept)
+    begin = sa.func.min(jobs.c.virtual_finish - jobs.c.pictures / weight)
+    first = connection.execute(sa.select(begin).where(passed)).scalar_one()
+    if first is None:
+        first = connection.execute(sa.select(fair_share.c.virtual_time)).scalar_one()
+    finishes = list(itertools.accumulate((count / weight for count in pictures), initial=max(first, kept)))
     if priority > Priority.LOW:
-        moved = {"virtual_finish": jobs.c.virtual_finish + sum(costs)}
-        connection.execute(sa.update(jobs).where(queued, passed).values(moved))
-    return [start + done for done in itertools.accumulate(costs)]
+        moved = {"virtual_finish": jobs.c.virtual_finish + (finishes[-1] - finishes[0])}
+        connection.execute(sa.update(jobs).where(passed).values(moved))
+    return finishes[1:]
 
 
 def advance(connection: sa.Connection, virtual_finish: float) -> None:

@@ -107,9 +107,10 @@ class Jobs:
         if batch is not None:
             values = {"id": resource_id, "tenant": tenant.id, "jobs": len(new), "metadata": dict(batch)}
             connection.execute(sa.insert(batches).values(**values, created_at=now))
-        costs = [job.spec.count / tenant.weight for job in new]
+        counts = [job.spec.count for job in new]
+        tags = fairness.tags(connection, now, tenant.id, tenant.weight, new[0].priority, counts)
         rows = []
-        for job, finish in zip(new, fairness.tags(connection, now, tenant.id, new[0].priority, costs), strict=True):
+        for job, finish in zip(new, tags, strict=True):
             values = _row(tenant, job, now) | {"virtual_finish": finish, "period": period}
             rows.append(connection.execute(sa.insert(table).values(values).returning(*table.c)).one())
         events.record(connection, now, rows, "generation.queued")

@@ -15,11 +15,11 @@ from alembic.runtime.migration import MigrationContext
 from doubles.service import add
 
 from instantid_serve.errors import ConfigurationError, ConflictError, DatabaseError
-from instantid_serve.service.database import open_database, require_current, translated_errors, upgrade
+from instantid_serve.service.database import open_database, translated_errors, upgrade
 from instantid_serve.service.fairness import Room
 from instantid_serve.service.job_queue import JobQueue
 from instantid_serve.service.jobs import Jobs
-from instantid_serve.service.tables import compatibility, metadata
+from instantid_serve.service.tables import metadata
 
 
 def sqlite_url(folder):
@@ -75,45 +75,14 @@ class TestUpgrade:
 
         assert Jobs(database).get("alice", job.id) == job
 
-    def test_processes_that_start_at_once_do_not_meet(self, tmp_path):
+    def test_processes_that_start_at_once_do_not_meet(self, empty_url):
         script = (
             "import sys; from instantid_serve.service.database import *;"
             "database = open_database(sys.argv[1]); upgrade(database); upgrade(database); database.ping()"
         )
-        starts = [subprocess.Popen([sys.executable, "-c", script, sqlite_url(tmp_path)]) for _ in range(4)]
+        starts = [subprocess.Popen([sys.executable, "-c", script, empty_url]) for _ in range(4)]
 
         assert [start.wait(60) for start in starts] == [0, 0, 0, 0]
-
-    @pytest.mark.parametrize("use", [upgrade, require_current])
-    def test_a_database_of_a_later_version_that_left_no_room_is_refused(self, later_version, use):
-        database = later_version(oldest="9998")
-
-        with pytest.raises(ConfigurationError, match="later version"):
-            use(database)
-
-    @pytest.mark.parametrize("use", [upgrade, require_current])
-    def test_a_database_of_a_later_version_that_left_room_is_used_as_it_is(self, later_version, use):
-        database = later_version(oldest="0002")
-
-        use(database)
-
-        assert add(Jobs(database)).tenant == "alice"
-
-
-@pytest.fixture
-def later_version(tmp_path):
-    """A database that a later version has been at, whose oldest possible companion is told."""
-    database = open_database(sqlite_url(tmp_path))
-    upgrade(database)
-
-    def of(oldest):
-        with database.write() as connection:
-            connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
-            connection.execute(sa.update(compatibility).values(oldest=oldest))
-        return database
-
-    yield of
-    database.close()
 
 
 class TestWriting:
@@ -207,9 +176,7 @@ class TestErrors:
         job = add(jobs)
         (claim,) = queue.claim("w1", Room(4), 30)
 
-        with pytest.raises(
-            (sqlalchemy.exc.StatementError, TypeError)
-        ):  # one driver asks before, the other while it sends
+        with pytest.raises((sqlalchemy.exc.StatementError, TypeError)):  # psycopg's own for what is no JSON
             queue.settle_failed(job.id, claim.fence, {"facts": {"not": object()}})
 
     def test_every_error_of_the_driver_is_translated(self):
