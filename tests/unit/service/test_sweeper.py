@@ -261,8 +261,8 @@ def test_folders_without_a_row_are_found_once_they_are_a_day_old(jobs, database,
 
 def test_what_looks_like_a_folder_of_ours_and_is_none_stays(database, store, clock):
     clock.now = time.time() + 2 * DAY_S
-    foreign = f"{job_folder('bob', 'gen_zzz')}/photo"
-    put(store, [foreign])
+    foreign = [f"{job_folder('bob', an_id)}/photo" for an_id in ("gen_zzz", "gen_06h1", "gen_" + "0" * 26)]
+    put(store, foreign)
 
     assert Sweeper(database, store, clock).reconcile() == 0
-    assert left(store, [foreign]) == [foreign]
+    assert left(store, foreign) == foreign
