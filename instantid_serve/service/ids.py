@@ -24,5 +24,7 @@ def new_id(kind: Kind) -> str:
 def made_at(an_id: str) -> float:
     """When :func:`new_id` made the id, on its process's clock: seconds since the epoch. Raises ValueError."""
     digits = an_id.partition("_")[2].upper()
-    value = int.from_bytes(base64.b32hexdecode(digits + "=" * (-len(digits) % 8)))
-    return float(value >> 80) / 1000
+    value = uuid.UUID(bytes=base64.b32hexdecode(digits + "=" * (-len(digits) % 8)))
+    if value.version != 7:  # noqa: PLR2004 - that of the ids made here
+        raise ValueError("the id was not made here")
+    return float(value.int >> 80) / 1000

@@ -74,7 +74,10 @@ class Sweeper:
         self._batch = batch
 
     def sweep(self) -> Swept:
-        """Remove all that is past its time, or was deleted. Raises DatabaseError; a store that fails is survived."""
+        """Remove all that is past its time, or was deleted.
+
+        Raises DatabaseError, and StoreError for a store that is not there at all.
+        """
         self._date_old_jobs()
         ended = jobs.c.status.in_([status for status in JobStatus if status.terminal])  # others still need their photo
         # As long as its link lasts an upload may be filled, deleted or not.
@@ -130,6 +133,7 @@ class Sweeper:
             self._store.delete_all(folder)
         except InstantIDError as error:
             log.warning("objects past their time could not be removed: %s", error.code)
+            self._store.ping()  # when nothing answers, waiting for each of thousands would take the whole day
             return False
         return True
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
+from collections.abc import AsyncIterator
 from typing import Any
 
 from fastapi import FastAPI
-from fastapi.routing import APIRoute
+from fastapi.routing import APIRoute, iter_route_contexts
 from prometheus_client import CollectorRegistry
 
 from instantid_serve.serving.api import (
@@ -48,11 +50,18 @@ _PROBLEM = {
 
 def build_api(context: ApiContext) -> FastAPI:
     """The ASGI application of one replica."""
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        yield
+        await context.rates.close()
+
     app = FastAPI(
         title="instantid-serve",
         version=importlib.metadata.version("instantid-serve"),
         docs_url=None,  # the pages load scripts from elsewhere, which the security headers forbid
         redoc_url=None,
+        lifespan=lifespan,
     )
     app.state.context = context
     app.state.registry = registry = CollectorRegistry()
@@ -100,9 +109,10 @@ def _describe(app: FastAPI, fields: type[GenerationFields]) -> None:
             operation["responses"].pop("422", None)
             if path.startswith("/v1/"):
                 operation["security"] = [{"ApiKey": []}]
-    for route in (route for route in app.routes if isinstance(route, APIRoute)):
-        if scope := required_scope(route):
-            for method in route.methods:
+    for route in iter_route_contexts(app.routes):
+        scope = required_scope(route.dependant) if isinstance(route.original_route, APIRoute) else None
+        if scope is not None:
+            for method in route.methods or ():
                 described["paths"][route.path_format][method.lower()]["x-required-scope"] = scope
 
 

@@ -39,7 +39,7 @@ class ConsentFields(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
-    given: Literal[True]
+    given: Annotated[bool, Field(json_schema_extra={"const": True})]
     statement: _Text | None = None
     version: _Name | None = None
     reference: Annotated[_Name | None, Field(description="Where the proof is, in your own records.")] = None
@@ -155,7 +155,7 @@ def _consent(told: object) -> ConsentFields:
         consent = ConsentFields.model_validate(told)
     except ValidationError:
         raise ConsentError(_CONSENT, {"errors": [{"pointer": "/consent", "detail": _CONSENT}]}) from None
-    if not consent.statement and not consent.version:
+    if not consent.given or not (consent.statement or consent.version):
         raise ConsentError(_CONSENT, {"errors": [{"pointer": "/consent", "detail": _CONSENT}]})
     return consent
 

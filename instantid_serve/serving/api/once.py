@@ -26,14 +26,14 @@ PARAMETER: dict[str, Any] = {
 def once(request: Request, fields: BaseModel, *, space: str = "") -> IdempotencyKey | None:
     """The key a caller gave; None without. ``space`` keeps operators' keys apart from the tenant's own.
 
-    Raises InvalidRequestError for a key that is too long or has characters beyond visible ASCII.
+    Raises InvalidRequestError for a key that is too long or has characters beyond visible ASCII, or is one of two.
     """
-    sent = request.headers.get(HEADER)
-    if sent is None:
+    sent = request.headers.getlist(HEADER)
+    if not sent:
         return None
-    if not _KEY.fullmatch(sent):
-        raise InvalidRequestError(f"{HEADER} must be 1 to 255 visible ASCII characters")
+    if len(sent) > 1 or not _KEY.fullmatch(sent[0]):
+        raise InvalidRequestError(f"{HEADER} must be sent once, as 1 to 255 visible ASCII characters")
     # No tenant's key can begin with a space of another's: these hold no blank.
     prefix = f"{space} " if space else ""
     route = f"{request.method} {request.url.path}"
-    return IdempotencyKey(prefix + sent, fingerprint(route, fields.model_dump(mode="json")))
+    return IdempotencyKey(prefix + sent[0], fingerprint(route, fields.model_dump(mode="json")))

@@ -22,8 +22,22 @@ def url(request, tmp_path):
 
 
 @pytest.fixture
-def limits(url):
-    return RateLimits(url, timeout_s=2)
+async def opened():
+    """Open limits at a URL; closed at the end."""
+    limits = []
+
+    def open_limits(url, timeout_s=2):
+        limits.append(RateLimits(url, timeout_s=timeout_s))
+        return limits[-1]
+
+    yield open_limits
+    for each in limits:
+        await each.close()
+
+
+@pytest.fixture
+def limits(url, opened):
+    return opened(url)
 
 
 async def take(limits, times, whose="acme", per_minute=5):
@@ -62,9 +76,9 @@ async def test_calls_at_the_same_moment_get_no_more_than_the_limit(limits):
     assert sum(allowance.granted for allowance in taken) == 20
 
 
-async def test_replicas_share_the_limit_in_redis(tmp_path):
+async def test_replicas_share_the_limit_in_redis(tmp_path, opened):
     with redis_process(tmp_path) as redis:
-        first, second = (RateLimits(redis.url, timeout_s=2) for _ in range(2))
+        first, second = (opened(redis.url) for _ in range(2))
         await take(first, 3)
 
         taken = await take(second, 3)
@@ -72,10 +86,10 @@ async def test_replicas_share_the_limit_in_redis(tmp_path):
     assert [allowance.granted for allowance in taken] == [True, True, False]
 
 
-async def test_nobody_is_limited_while_redis_is_away_and_all_are_once_it_is_back(tmp_path, monkeypatch):
+async def test_nobody_is_limited_while_redis_is_away_and_all_are_once_it_is_back(tmp_path, opened, monkeypatch):
     monkeypatch.setattr("instantid_serve.service.rate_limits._LEFT_ALONE_S", 0.0)
     with redis_process(tmp_path) as redis:
-        limits = RateLimits(redis.url, timeout_s=2)
+        limits = opened(redis.url)
         await take(limits, 6)
 
         redis.stop()
@@ -87,9 +101,9 @@ async def test_nobody_is_limited_while_redis_is_away_and_all_are_once_it_is_back
     assert [allowance.granted for allowance in back] == [True] * 5 + [False]
 
 
-async def test_the_log_names_the_outage_once_a_minute(caplog, monkeypatch):
+async def test_the_log_names_the_outage_once_a_minute(caplog, opened, monkeypatch):
     monkeypatch.setattr("instantid_serve.service.rate_limits._LEFT_ALONE_S", 0.0)
-    limits = RateLimits("redis://127.0.0.1:1", timeout_s=1)
+    limits = opened("redis://127.0.0.1:1")
 
     with caplog.at_level(logging.ERROR):
         await take(limits, 5)
@@ -99,11 +113,11 @@ async def test_the_log_names_the_outage_once_a_minute(caplog, monkeypatch):
     ]
 
 
-async def test_a_storage_that_hangs_delays_one_request_by_its_timeout_and_the_next_not_at_all():
+async def test_a_storage_that_hangs_delays_one_request_by_its_timeout_and_the_next_not_at_all(opened):
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
-        limits = RateLimits(f"redis://127.0.0.1:{silent.getsockname()[1]}", timeout_s=0.2)
+        limits = opened(f"redis://127.0.0.1:{silent.getsockname()[1]}", timeout_s=0.2)
 
         started = time.monotonic()
         taken = await take(limits, 20)

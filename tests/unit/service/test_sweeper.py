@@ -244,6 +244,20 @@ def test_what_cannot_be_removed_now_stops_nothing_else_and_is_tried_again(jobs, 
     assert Sweeper(database, FolderStore(tmp_path), clock, batch=2).sweep() == Swept(3, 0, 0, 0)
 
 
+def test_a_store_that_is_gone_ends_the_sweep_and_no_row_is_forgotten(jobs, database, clock, tmp_path):
+    class Gone(Failing):
+        def ping(self):
+            raise StoreError("the result store does not answer")
+
+    for _ in range(3):
+        jobs.delete("alice", add(jobs, "alice").id)
+
+    with pytest.raises(StoreError):
+        Sweeper(database, Gone(tmp_path), clock, batch=2).sweep()
+
+    assert rows(database, jobs_table) == 3
+
+
 def test_folders_without_a_row_are_found_once_they_are_a_day_old(jobs, database, store, clock):
     clock.now = time.time()  # ids bear this clock's time
     known = add(jobs, "alice")
@@ -261,8 +275,8 @@ def test_folders_without_a_row_are_found_once_they_are_a_day_old(jobs, database,
 
 def test_what_looks_like_a_folder_of_ours_and_is_none_stays(database, store, clock):
     clock.now = time.time() + 2 * DAY_S
-    foreign = f"{job_folder('bob', 'gen_zzz')}/photo"
-    put(store, [foreign])
+    foreign = [f"{job_folder('bob', an_id)}/photo" for an_id in ("gen_zzz", "gen_06h1", "gen_" + "0" * 26)]
+    put(store, foreign)
 
     assert Sweeper(database, store, clock).reconcile() == 0
-    assert left(store, [foreign]) == [foreign]
+    assert left(store, foreign) == foreign
