@@ -22,7 +22,7 @@ _ONCE = "MATERIALIZED"
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Places:
-    """How many deliveries a courier takes, and how many of all couriers' may be under way to one host or for one tenant.
+    """How many deliveries a courier takes, and how many of all couriers' may be under way to one host, for one tenant.
 
     ``free_unproven`` of the free ones are for receivers that took nothing yet or not the last one, ``free_suspect`` of
     these for the latter.

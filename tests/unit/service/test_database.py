@@ -207,7 +207,9 @@ class TestErrors:
         job = add(jobs)
         (claim,) = queue.claim("w1", Room(4), 30)
 
-        with pytest.raises((sqlalchemy.exc.StatementError, TypeError)):  # one driver asks before, the other while it sends
+        with pytest.raises(
+            (sqlalchemy.exc.StatementError, TypeError)
+        ):  # one driver asks before, the other while it sends
             queue.settle_failed(job.id, claim.fence, {"facts": {"not": object()}})
 
     def test_every_error_of_the_driver_is_translated(self):
