@@ -13,20 +13,22 @@ import dataclasses
 import functools
 import ssl
 import time
-from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
 
 import httpcore2
 
 from instantid_serve.errors import CallerError, ConfigurationError
 from instantid_serve.service.addresses import Resolve, may_connect, networks, system_resolver
 from instantid_serve.service.guarded_urls import RefusedError, Url, UrlRules, read_url
+from instantid_serve.service.pinned_network import PinnedNetwork
 
 _OK = 200
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
-_MAX_ADDRESSES_TRIED = 4
+_MIN_CHUNK_BYTES = 64
+_FREE_CHUNKS = 256
 _MAX_ANSWER_BYTES = 4096
-_ANSWER_READ_S = 1.0
-_MAX_HEADER_CHARS = 64
+_ANSWER_READ_S = 0.5
+_MAX_HEADER_CHARS = 100
 _HEADERS = {"user-agent": "instantid-serve", "accept-encoding": "identity", "connection": "close"}
 # One sentence for every refusal, so that it cannot tell what an address or a redirect led to.
 _REFUSAL = "This URL is refused: it must be plain http or https, on a usual port, and lead to public addresses only."
@@ -96,23 +98,25 @@ class GuardedHttp:
     def check(self, url: str) -> None:
         """Raises UrlBlockedError if the URL by itself breaks a rule; looks nothing up."""
         with self._named_errors():
-            self._read(url)
+            target = read_url(url, self._rules)
+            if target.is_literal:
+                self._check_addresses([target.host])
 
     async def resolve_check(self, url: str) -> None:
         """Raises UrlBlockedError if the URL breaks a rule or leads to an address that is not public now."""
         with self._named_errors():
-            await self._checked_addresses(self._read(url))
+            await self._checked_addresses(read_url(url, self._rules))
 
     async def fetch(self, url: str, *, max_bytes: int, timeout_s: float, max_redirects: int = 3) -> Fetched:
-        """What is at the URL, in at most ``timeout_s`` in all; raises the three errors above."""
+        """What is at the URL; raises the three errors above; ``timeout_s`` is for all of it."""
         with self._named_errors():
             async with asyncio.timeout(timeout_s):
-                target = self._read(url)
+                target = read_url(url, self._rules)
                 for _ in range(max_redirects + 1):
                     async with self._exchange("GET", target) as response:
                         if response.status not in _REDIRECTS:
                             return await _read_photo(response, max_bytes)
-                        target = self._admitted(target.join(_header(response, b"location"), self._rules))
+                        target = target.join(_header(response, b"location"), self._rules)
         raise _failure("redirects")
 
     async def post(self, url: str, body: bytes, headers: Mapping[str, str], *, timeout_s: float) -> Answer:
@@ -122,7 +126,8 @@ class GuardedHttp:
         """
         begun_s = time.perf_counter()
         with self._named_errors():
-            async with asyncio.timeout(timeout_s), self._exchange("POST", self._read(url), body, headers) as response:
+            target = read_url(url, self._rules)
+            async with asyncio.timeout(timeout_s), self._exchange("POST", target, body, headers) as response:
                 took_s = time.perf_counter() - begun_s
                 await _drain(response)
         retry_after = _header(response, b"retry-after")[:_MAX_HEADER_CHARS]
@@ -132,35 +137,29 @@ class GuardedHttp:
     async def _exchange(
         self, method: str, url: Url, body: bytes | None = None, headers: Mapping[str, str] | None = None
     ) -> AsyncGenerator[httpcore2.Response]:
-        backend = _PinnedBackend(await self._checked_addresses(url))
+        network = PinnedNetwork(await self._checked_addresses(url))
         place = httpcore2.URL(scheme=url.scheme, host=url.host, port=url.port, target=url.target)
-        connection = httpcore2.AsyncHTTPConnection(place.origin, ssl_context=self._tls, network_backend=backend)
+        tls = self._tls if url.scheme == "https" else None  # the first one takes 70 ms
+        connection = httpcore2.AsyncHTTPConnection(place.origin, ssl_context=tls, network_backend=network)
         told = {name.lower(): value for name, value in (headers or {}).items()} | _HEADERS | {"host": url.authority}
         wait_s = self._rules.first_byte_timeout_s
         timeouts = {"connect": self._rules.connect_timeout_s, "read": wait_s, "write": wait_s}
         async with (
             connection,
             connection.stream(
-                method,
-                place,
-                headers=[*told.items()],
-                content=body,
-                extensions={"timeout": timeouts},
+                method, place, headers=[*told.items()], content=body, extensions={"timeout": timeouts}
             ) as response,
         ):
+            network.head_is_read()
             yield response
 
-    def _read(self, url: str) -> Url:
-        return self._admitted(read_url(url, self._rules))
-
-    def _admitted(self, url: Url) -> Url:
-        if url.is_literal and not may_connect(url.host, self._allowed):
-            raise RefusedError("address")
-        return url
-
     async def _checked_addresses(self, url: Url) -> Sequence[str]:
-        if url.is_literal:
-            return [url.host]
+        """The addresses a connection may be made to; every connection comes through here."""
+        found = [url.host] if url.is_literal else await self._look_up(url)
+        self._check_addresses(found)
+        return found
+
+    async def _look_up(self, url: Url) -> Sequence[str]:
         try:
             async with asyncio.timeout(self._rules.connect_timeout_s):
                 found = await self._resolve(url.host, url.port)
@@ -168,10 +167,12 @@ class GuardedHttp:
             raise _failure("dns") from error
         if not found:
             raise _failure("dns")
-        # All of them, not one: which of them is connected to would else be the attacker's throw of dice.
-        if not all(may_connect(address, self._allowed) for address in found):
-            raise RefusedError("address")
         return list(dict.fromkeys(found))
+
+    def _check_addresses(self, addresses: Sequence[str]) -> None:
+        # All of them: else it would be the throw of the attacker's dice which one is connected to.
+        if not all(may_connect(address, self._allowed) for address in addresses):
+            raise RefusedError("address")
 
     @functools.cached_property
     def _tls(self) -> ssl.SSLContext:
@@ -193,29 +194,6 @@ class GuardedHttp:
             raise _failure("protocol") from error
 
 
-class _PinnedBackend(httpcore2.AsyncNetworkBackend):
-    """Connects to given addresses and to nothing else, whatever host it is asked for."""
-
-    def __init__(self, addresses: Sequence[str]) -> None:
-        self._addresses = addresses[:_MAX_ADDRESSES_TRIED]
-        self._network = httpcore2.AnyIOBackend()
-
-    async def connect_tcp(
-        self,
-        host: str,  # noqa: ARG002 - the name was resolved before
-        port: int,
-        timeout: float | None = None,  # noqa: ASYNC109 - the name is httpcore2's
-        local_address: str | None = None,
-        socket_options: Iterable[httpcore2.SOCKET_OPTION] | None = None,
-    ) -> httpcore2.AsyncNetworkStream:
-        share_s = None if timeout is None else timeout / len(self._addresses)
-        *first, last = self._addresses
-        for address in first:
-            with contextlib.suppress(httpcore2.ConnectError, httpcore2.ConnectTimeout):
-                return await self._network.connect_tcp(address, port, share_s, local_address, socket_options)
-        return await self._network.connect_tcp(last, port, share_s, local_address, socket_options)
-
-
 async def _read_photo(response: httpcore2.Response, max_bytes: int) -> Fetched:
     if response.status != _OK:
         raise _failure("status", status=response.status)
@@ -225,27 +203,41 @@ async def _read_photo(response: httpcore2.Response, max_bytes: int) -> Fetched:
     if told.isdecimal() and int(told) > max_bytes:
         raise _too_large(max_bytes)
     content = bytearray()
-    async for chunk in response.aiter_stream():
-        content += chunk
-        if len(content) > max_bytes:
-            raise _too_large(max_bytes)
-    return Fetched(bytes(content), _header(response, b"content-type").partition(";")[0].strip().lower())
+    async with contextlib.aclosing(_chunks(response)) as chunks:
+        async for chunk in chunks:
+            content += chunk
+            if len(content) > max_bytes:
+                raise _too_large(max_bytes)
+    media_type = _header(response, b"content-type").partition(";")[0].strip().lower()
+    return Fetched(bytes(content), media_type[:_MAX_HEADER_CHARS])
 
 
 async def _drain(response: httpcore2.Response) -> None:
     """Takes a little of the answer, for the server's peace; the status is known, so nothing here can spoil it."""
     size_bytes = 0
-    with contextlib.suppress(TimeoutError, httpcore2.TimeoutException, httpcore2.NetworkError, httpcore2.ProtocolError):
-        async with asyncio.timeout(_ANSWER_READ_S):
-            async for chunk in response.aiter_stream():
+    wrong = (UrlFetchError, OSError, httpcore2.TimeoutException, httpcore2.NetworkError, httpcore2.ProtocolError)
+    with contextlib.suppress(*wrong):
+        async with asyncio.timeout(_ANSWER_READ_S), contextlib.aclosing(_chunks(response)) as chunks:
+            async for chunk in chunks:
                 size_bytes += len(chunk)
                 if size_bytes >= _MAX_ANSWER_BYTES:
                     return
 
 
+async def _chunks(response: httpcore2.Response) -> AsyncGenerator[bytes]:
+    """The body as it arrives. Bodies in crumbs are refused: parsing them held up the event loop for 0.2 s at a time."""
+    count = size_bytes = 0
+    async with contextlib.aclosing(response.aiter_stream()) as arriving:
+        async for chunk in arriving:
+            count, size_bytes = count + 1, size_bytes + len(chunk)
+            if count > _FREE_CHUNKS + size_bytes / _MIN_CHUNK_BYTES:
+                raise _failure("protocol")
+            yield chunk
+
+
 def _header(response: httpcore2.Response, name: bytes) -> str:
-    """A header's text, empty if there is none. Bytes that are no UTF-8 become characters no URL may have."""
-    return next((v.decode(errors="surrogateescape") for k, v in response.headers if k.lower() == name), "").strip()
+    """A header's text, empty if there is none."""
+    return next((v.decode(errors="replace") for k, v in response.headers if k.lower() == name), "").strip()
 
 
 def _failure(reason: str, **facts: int) -> UrlFetchError:

@@ -34,8 +34,8 @@ class UrlRules:
     """What strangers' URLs may be. The defaults are for the public internet; every exception is the operator's.
 
     ``allowed_networks``: CIDR notations of networks that are not public and may be reached all the same; they turn off
-    no other check. ``blocked_hosts``: names, with all below them, that are never reached, such as the result store's
-    own, whose signed URLs would else open other tenants' photos to whoever has seen one.
+    no other check. ``blocked_hosts``: names in lower case, with all below them, that are never reached, such as the
+    result store's own, whose signed URLs would else open other tenants' photos to whoever has seen one.
     """
 
     allowed_networks: tuple[str, ...] = ()

@@ -15,10 +15,11 @@ Answerer = Callable[[str, asyncio.StreamWriter], Awaitable[None]]
 
 @dataclasses.dataclass
 class Loopback:
-    """A running server; ``requests`` are heads with their bodies."""
+    """A running server; ``requests`` are heads with their bodies, ``left`` the connections that have ended."""
 
     port: int = 0
     connections: int = 0
+    left: int = 0
     requests: list[bytes] = dataclasses.field(default_factory=list)
 
     def url(self, path: str = "/", host: str = "127.0.0.1", scheme: str = "http") -> str:
@@ -66,11 +67,13 @@ async def loopback(answer: Answerer, tls: ssl.SSLContext | None = None) -> Async
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         tasks.add(asyncio.current_task())
         served.connections += 1
-        with contextlib.suppress(OSError, asyncio.IncompleteReadError), contextlib.closing(writer.transport):
+        gone = (OSError, asyncio.IncompleteReadError, asyncio.CancelledError)
+        with contextlib.suppress(*gone), contextlib.closing(writer.transport):
             head = await reader.readuntil(b"\r\n\r\n")
             length = re.search(rb"content-length: (\d+)", head.lower())
             served.requests.append(head + await reader.readexactly(int(length[1]) if length else 0))
             await answer(head.split()[1].decode(), writer)
+        served.left += 1
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=tls)
     served.port = server.sockets[0].getsockname()[1]

@@ -38,11 +38,14 @@ async def failure(answer, *, scheme="http", timeout_s=0.5):
         (forever(b"HTTP/1.1 200 OK\r\n", b"A: b\r\n", pause_s=0.05), "timeout"),
         (forever(b"", b"HTTP/1.1 100 Continue\r\n\r\n", pause_s=0.01), "timeout"),
         (always(1.0), "timeout"),
+        (forever(b"", b"HTTP/1.1 100 Continue\r\n\r\n" * 1000), "protocol"),
+        (forever(CHUNKED, b"1\r\na\r\n" * 1000), "protocol"),
         (always(), "protocol"),
         (always(b"SSH-2.0-OpenSSH_9.6\r\n\r\n"), "protocol"),
         (forever(b"HTTP/1.1 200 OK\r\n", b"A: " + b"b" * 60_000), "protocol"),
         (always(http(content_length=10)), "protocol"),
         (always(http(content_length="five")), "protocol"),
+        (always(http(content_length="9" * 5000)), "protocol"),
         (always(http(content_length="5\r\nContent-Length: 6")), "protocol"),
         (always(CHUNKED, b"zz\r\n"), "protocol"),
         (always(http(body=BOMB, content_encoding="gzip")), "encoding"),
@@ -130,9 +133,9 @@ async def never_answers(_host, _port):
 @pytest.mark.parametrize("resolve", [knows_nothing, answers_nothing, never_answers])
 async def test_a_name_that_is_not_found_is_told_apart(resolve):
     async with loopback(always()) as server:
+        guard, url = guard_for(server, resolve=resolve), server.url(host="gone.example")
         with pytest.raises(UrlFetchError) as failed:
-            url = server.url(host="gone.example")
-            await guard_for(server, resolve=resolve).fetch(url, max_bytes=MAX_BYTES, timeout_s=0.5)
+            await guard.fetch(url, max_bytes=MAX_BYTES, timeout_s=0.5)
 
     assert failed.value.facts == {"reason": "dns"}
 

@@ -14,7 +14,7 @@ HEAD = b"HTTP/1.1 200 OK\r\n\r\n"
 async def post(server, **more):
     rules = UrlRules(allowed_networks=("127.0.0.1/32",), ports=(server.port,), first_byte_timeout_s=0.3)
     headers = {"Content-Type": "application/json", "webhook-id": "msg_1", "Host": "evil"}
-    return await GuardedHttp(rules, **more).post(server.url("/hook"), b'{"a": 1}', headers, timeout_s=0.6)
+    return await GuardedHttp(rules, **more).post(server.url("/hook"), b'{"a": 1}', headers, timeout_s=0.9)
 
 
 async def test_the_body_and_its_headers_arrive():
@@ -27,7 +27,7 @@ async def test_the_body_and_its_headers_arrive():
     assert b"webhook-id: msg_1\r\n" in head
     assert f"host: 127.0.0.1:{server.port}\r\n".encode() in head
     assert b"evil" not in head
-    assert 0 < answer.took_s < 0.6
+    assert 0 < answer.took_s < 0.9
 
 
 @pytest.mark.parametrize("status", [301, 302, 307, 308])
@@ -49,6 +49,7 @@ async def test_when_to_come_again_is_told_and_nothing_else():
     "answer",
     [
         forever(HEAD, b"a" * 65_536),
+        forever(HEAD, b"a", pause_s=0.05),
         always(HEAD, b"a", 0.5),
         always(http(content_length=10)),
     ],
@@ -60,7 +61,7 @@ async def test_the_status_counts_whatever_follows_it(answer):
         answered = await post(server)
 
     assert answered.status == 200
-    assert time.monotonic() - begun_s < 0.55
+    assert time.monotonic() - begun_s < 0.85
 
 
 @pytest.mark.parametrize(
