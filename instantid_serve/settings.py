@@ -76,7 +76,7 @@ class FaceSettings(_Section):
     min_face_px: Count = 40  # short side of the face's box in the photo
     detection_threshold: float = Field(0.5, gt=0, lt=1)
     remembered_photos: Count = 256  # photos whose faces a replica keeps in memory for their tenant's next job
-    remembered_s: Seconds = 600.0
+    remembered_s: Seconds = 600.0  # and how long a generator remembers what it computed from a face
 
 
 class EngineSettings(_Section):
@@ -129,6 +129,7 @@ class S3StoreSettings(_Section):
     bucket: str = Field(min_length=3)
     prefix: str = ""
     endpoint_url: str | None = None
+    public_endpoint_url: str | None = None  # where tenants reach the store, in links; None: where this service does
     region: str | None = None
     addressing_style: Literal["auto", "path", "virtual"] = "auto"
     # boto3 >= 1.36 sends checksums that stores other than AWS may write into the object: "when_required" for those.
@@ -174,6 +175,7 @@ class ApiSettings(_Section):
     max_photo_bytes: Count = 10_000_000
     max_wait_s: Seconds = 60.0  # of `Prefer: wait`
     poll_s: Seconds = 0.1
+    max_event_streams: Count = 100  # of one tenant in one replica
 
 
 class LimitSettings(_Section):

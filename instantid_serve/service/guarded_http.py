@@ -17,7 +17,7 @@ from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequen
 
 import httpcore2
 
-from instantid_serve.errors import CallerError, ConfigurationError
+from instantid_serve.errors import ConfigurationError, UrlBlockedError, UrlFetchError, UrlTooLargeError
 from instantid_serve.service.addresses import Resolve, may_connect, networks, system_resolver
 from instantid_serve.service.guarded_urls import RefusedError, Url, UrlRules, read_url
 from instantid_serve.service.pinned_network import PinnedNetwork
@@ -32,27 +32,6 @@ _MAX_HEADER_CHARS = 100
 _HEADERS = {"user-agent": "instantid-serve", "accept-encoding": "identity", "connection": "close"}
 # One sentence for every refusal, so that it cannot tell what an address or a redirect led to.
 _REFUSAL = "This URL is refused: it must be plain http or https, on a usual port, and lead to public addresses only."
-
-
-class UrlBlockedError(CallerError):
-    """The URL breaks a rule, or leads to an address that is not public."""
-
-    code = "url_blocked"
-    status = 422
-
-
-class UrlFetchError(CallerError):
-    """What the URL names could not be fetched; ``facts["reason"]`` is one short word, for example ``timeout``."""
-
-    code = "url_unreachable"
-    status = 422
-
-
-class UrlTooLargeError(CallerError):
-    """What the URL names has too many bytes."""
-
-    code = "url_too_large"
-    status = 413
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -108,7 +87,7 @@ class GuardedHttp:
             await self._checked_addresses(read_url(url, self._rules))
 
     async def fetch(self, url: str, *, max_bytes: int, timeout_s: float, max_redirects: int = 3) -> Fetched:
-        """What is at the URL; raises the three errors above; ``timeout_s`` is for all of it."""
+        """What is at the URL; raises UrlBlockedError, UrlFetchError, UrlTooLargeError. ``timeout_s``: in all."""
         with self._named_errors():
             async with asyncio.timeout(timeout_s):
                 target = read_url(url, self._rules)

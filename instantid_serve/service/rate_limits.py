@@ -14,7 +14,7 @@ import math
 import time
 
 from limits import RateLimitItemPerMinute
-from limits.aio.storage import Storage
+from limits.aio.storage import RedisStorage, Storage
 from limits.aio.strategies import SlidingWindowCounterRateLimiter
 from limits.errors import ConfigurationError as UnknownStorageError
 from limits.errors import StorageError
@@ -68,6 +68,12 @@ class RateLimits:
             return None
         more_in_s = max(1, math.ceil(stats.reset_time - time.time()))
         return Allowance(granted, per_minute, stats.remaining if granted else 0, more_in_s)
+
+    async def close(self) -> None:
+        """Close the connections to Redis, if there are any."""
+        storage = self._limiter.storage
+        if isinstance(storage, RedisStorage):
+            await storage.bridge.get_connection().aclose()
 
     def _give_up_for_now(self, error: Exception) -> None:
         now = time.monotonic()

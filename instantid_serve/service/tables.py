@@ -231,6 +231,7 @@ webhook_deliveries = sa.Table(  # the outbox and, once done, the log
     sa.Index("webhook_deliveries_due", "status", "due_at"),
     sa.Index("webhook_deliveries_by_endpoint", "endpoint_id", "id"),
     sa.Index("webhook_deliveries_by_tenant", "tenant", "created_at", "id"),
+    sa.Index("webhook_deliveries_by_job", "job_id"),
 )
 
 OF_TENANTS = (  # tables whose rows belong to one tenant, in the column `tenant`

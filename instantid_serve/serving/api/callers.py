@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import Annotated
 
 from fastapi import Depends, Request
-from fastapi.routing import APIRoute
+from fastapi.dependencies.models import Dependant
 
 from instantid_serve.errors import ForbiddenError, SuspendedError, UnauthorizedError
 from instantid_serve.service.keyring import Caller
@@ -61,9 +61,9 @@ def _with(scope: Scope) -> Callable[[Caller], Awaitable[Tenant]]:
     return tenant
 
 
-def required_scope(route: APIRoute) -> Scope | None:
-    """The scope that a key must have for the route; None where any key does, or none is needed."""
-    waiting = [route.dependant]
+def required_scope(route: Dependant) -> Scope | None:
+    """The scope that a route's dependencies ask for; None where any key does, or none is needed."""
+    waiting = [route]
     while waiting:
         dependency = waiting.pop()
         if dependency.call in _SCOPES:

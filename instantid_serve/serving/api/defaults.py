@@ -33,8 +33,11 @@ def check_defaults(defaults: Mapping[str, Any], fields: type[BaseModel]) -> None
 
     What a request must bring itself, its prompt, may be among them.
     """
-    if any(value is None for value in defaults.values()):
-        raise InvalidRequestError("a default must have a value: leave out what has none")
+    empty = [
+        {"pointer": f"/defaults/{name}", "detail": "must have a value"} for name in defaults if defaults[name] is None
+    ]
+    if empty:
+        raise InvalidRequestError("leave out what has no default", {"errors": empty})
     stand_in = {"prompt": "a portrait"}
     try:
         fields.model_validate(stand_in | dict(defaults))

@@ -16,16 +16,19 @@ from instantid_serve.service.courier import Courier, CourierLimits, webhook_http
 from instantid_serve.service.database import ready_database
 from instantid_serve.service.delivery_queue import DeliveryQueue
 from instantid_serve.service.job_queue import JobQueue
+from instantid_serve.service.results import open_store
+from instantid_serve.service.sweeper import Sweeper
 from instantid_serve.serving.telemetry import WebhookMetrics, log_as_serve_does
 from instantid_serve.settings import Settings
 
 log = logging.getLogger(__name__)
 
 _TIDY_EVERY_S = 1.0
+_RECONCILE_EVERY_S = 86_400.0
 
 
 class Housekeeper:
-    """Ends jobs that are past their deadline, puts back those of silent workers, and delivers webhooks."""
+    """Ends jobs that are past their deadline, puts back those of silent workers, delivers webhooks, and sweeps."""
 
     def __init__(self, args: Mapping[str, Any]) -> None:
         log_as_serve_does()
@@ -40,6 +43,9 @@ class Housekeeper:
         forget = partial(asyncio.to_thread, deliveries.tidy, settings.housekeeping.keep_deliveries_s)
         chores["deliver"] = _every(_TIDY_EVERY_S, courier.run)
         chores["forget deliveries"] = _every(settings.housekeeping.sweep_every_s, forget)
+        sweeper = Sweeper(database, open_store(settings.results), retention_s=settings.tenancy.retention_s)
+        chores["sweep"] = _every(settings.housekeeping.sweep_every_s, partial(asyncio.to_thread, sweeper.sweep))
+        chores["reconcile"] = _every(_RECONCILE_EVERY_S, partial(asyncio.to_thread, sweeper.reconcile))
         # Serve runs constructors on the loop that will run the calls.
         loop = asyncio.get_running_loop()
         self._chores = {name: loop.create_task(chore, name=name) for name, chore in chores.items()}

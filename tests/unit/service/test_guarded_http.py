@@ -7,8 +7,8 @@ import itertools
 import pytest
 from doubles.loopback import always, http, loopback
 
-from instantid_serve.errors import ConfigurationError
-from instantid_serve.service.guarded_http import GuardedHttp, UrlBlockedError, UrlFetchError
+from instantid_serve.errors import ConfigurationError, UrlBlockedError, UrlFetchError
+from instantid_serve.service.guarded_http import GuardedHttp
 from instantid_serve.service.guarded_urls import UrlRules
 
 NAMES = {

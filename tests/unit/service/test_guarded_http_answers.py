@@ -8,7 +8,8 @@ import time
 import pytest
 from doubles.loopback import always, forever, http, loopback
 
-from instantid_serve.service.guarded_http import GuardedHttp, UrlFetchError, UrlTooLargeError
+from instantid_serve.errors import UrlFetchError, UrlTooLargeError
+from instantid_serve.service.guarded_http import GuardedHttp
 from instantid_serve.service.guarded_urls import UrlRules
 
 MAX_BYTES = 100_000

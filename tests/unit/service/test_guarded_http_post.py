@@ -5,7 +5,8 @@ import time
 import pytest
 from doubles.loopback import always, forever, http, loopback
 
-from instantid_serve.service.guarded_http import GuardedHttp, UrlBlockedError, UrlFetchError
+from instantid_serve.errors import UrlBlockedError, UrlFetchError
+from instantid_serve.service.guarded_http import GuardedHttp
 from instantid_serve.service.guarded_urls import UrlRules
 
 HEAD = b"HTTP/1.1 200 OK\r\n\r\n"

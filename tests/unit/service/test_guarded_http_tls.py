@@ -11,7 +11,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from doubles.loopback import always, http, loopback
 
-from instantid_serve.service.guarded_http import GuardedHttp, UrlFetchError
+from instantid_serve.errors import UrlFetchError
+from instantid_serve.service.guarded_http import GuardedHttp
 from instantid_serve.service.guarded_urls import UrlRules
 
 HOST = "photos.example"
