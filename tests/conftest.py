@@ -8,7 +8,12 @@ for _variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
 
 import pytest  # noqa: E402 - after the variables above
 
-pytest_plugins = ["served_application"]  # the whole application, for integration and chaos tests
+pytest_plugins = [
+    "required_parts",
+    "postgres_server",
+    "redis_server",
+    "served_application",  # the whole application, for integration and chaos tests
+]
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,7 @@ import uuid
 from pathlib import Path
 
 import pytest
+from required_parts import missing
 
 LOCAL = Path(__file__).parents[1] / "deployments" / "local.yaml"
 KEYS = {"acme": "key-of-acme", "other": "key-of-other", "third": "key-of-third"}  # tenant -> API key
@@ -179,7 +180,7 @@ def real_bucket():
 
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3")
     if not endpoint:
-        pytest.skip("AWS_ENDPOINT_URL_S3 names no S3 server")
+        missing("s3", "AWS_ENDPOINT_URL_S3 names no S3 server")
     bucket = f"instantid-{uuid.uuid4().hex[:12]}"
     style = Config(s3={"addressing_style": "path"}, request_checksum_calculation="when_required")
     boto3.client("s3", endpoint_url=endpoint, config=style).create_bucket(Bucket=bucket)

@@ -1,34 +1,56 @@
-"""A database with its tables, and jobs on a clock that the test moves."""
+"""A database of the test's own, on SQLite and on PostgreSQL, and jobs on a clock that the test moves."""
 
-import os
+import shutil
 
 import pytest
-import sqlalchemy as sa
 from doubles.service import HandClock
 
 from instantid_serve.service.database import open_database, upgrade
 from instantid_serve.service.job_queue import JobQueue
 from instantid_serve.service.jobs import Jobs
-from instantid_serve.service.tables import compatibility, fair_share, metadata
 from instantid_serve.service.tenants import Tenants
 from instantid_serve.settings import TenancySettings
 
-POSTGRES = os.environ.get("TEST_POSTGRES_URL")  # the same tests on PostgreSQL, where there is one
+BACKENDS = ["sqlite", "postgresql"]
 
 
-@pytest.fixture(params=["sqlite", *(["postgresql"] if POSTGRES else [])])
-def database_url(request, tmp_path):
-    return POSTGRES if request.param == "postgresql" else f"sqlite:///{tmp_path / 'jobs.sqlite3'}"
+@pytest.fixture(scope="session")
+def migrated_file(tmp_path_factory):
+    """An SQLite file with this version's tables, to be copied: migrating takes longer."""
+    file = tmp_path_factory.mktemp("migrated") / "jobs.sqlite3"
+    database = open_database(f"sqlite:///{file}")
+    upgrade(database)
+    database.close()
+    return file
+
+
+@pytest.fixture(params=BACKENDS)
+def empty_url(request, tmp_path):
+    """Of a database without tables."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path / 'jobs.sqlite3'}"
+    else:
+        yield from on_postgres(request.getfixturevalue("postgres"), migrated=False)
+
+
+@pytest.fixture(params=BACKENDS)
+def database_url(request, tmp_path, migrated_file):
+    """Of a database with this version's tables."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{shutil.copy(migrated_file, tmp_path / 'jobs.sqlite3')}"
+    else:
+        yield from on_postgres(request.getfixturevalue("postgres"), migrated=True)
+
+
+def on_postgres(server, *, migrated):
+    url = server.create_database(migrated=migrated)
+    yield url
+    server.drop_database(url)
 
 
 @pytest.fixture
 def database(database_url):
     database = open_database(database_url, busy_timeout_s=10)
-    upgrade(database)
-    with database.write() as connection:
-        for table in set(metadata.sorted_tables) - {compatibility, fair_share}:
-            connection.execute(sa.delete(table))
-        connection.execute(sa.update(fair_share).values(virtual_time=0))
     yield database
     database.close()
 

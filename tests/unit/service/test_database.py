@@ -75,12 +75,12 @@ class TestUpgrade:
 
         assert Jobs(database).get("alice", job.id) == job
 
-    def test_processes_that_start_at_once_do_not_meet(self, tmp_path):
+    def test_processes_that_start_at_once_do_not_meet(self, empty_url):
         script = (
             "import sys; from instantid_serve.service.database import *;"
             "database = open_database(sys.argv[1]); upgrade(database); upgrade(database); database.ping()"
         )
-        starts = [subprocess.Popen([sys.executable, "-c", script, sqlite_url(tmp_path)]) for _ in range(4)]
+        starts = [subprocess.Popen([sys.executable, "-c", script, empty_url]) for _ in range(4)]
 
         assert [start.wait(60) for start in starts] == [0, 0, 0, 0]
 
