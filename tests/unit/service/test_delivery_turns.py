@@ -24,7 +24,7 @@ def places(**changes):
 
 @pytest.fixture
 def three_kinds(desk, clock):
-    """Two deliveries each for a receiver that did not take the last one, one that took nothing yet, and a proven one."""
+    """Two deliveries each for receivers that did not take the last one, that took nothing yet, and that work."""
     endpoints = [desk.endpoint(f"https://{name}.example/", name) for name in ("suspect", "unknown", "proven")]
     suspect, unknown, proven = endpoints
     desk.prove(proven)

@@ -10,7 +10,7 @@ DAY_S = 86_400.0
 def test_the_schedule_is_the_one_that_standard_webhooks_recommends():
     hours = [2, 5, 10, 14, 20, 24]
 
-    assert DELAYS_S == (0, 5, 300, 1800, *(hour * 3600 for hour in hours))
+    assert (0, 5, 300, 1800, *(hour * 3600 for hour in hours)) == DELAYS_S
 
 
 @pytest.mark.parametrize("tries", range(1, MAX_TRIES))
