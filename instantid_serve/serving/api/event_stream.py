@@ -57,7 +57,7 @@ class ProgressEventOut(BaseModel):
 
 def event_schemas() -> dict[str, Any]:
     """What OpenAPI says of the events' data, by name; their parts are those of the whole generation."""
-    schemas = {"GenerationChange": ChangeOut, "GenerationProgress": ProgressEventOut}
+    schemas: dict[str, type[BaseModel]] = {"GenerationChange": ChangeOut, "GenerationProgress": ProgressEventOut}
     found = {
         name: model.model_json_schema(ref_template="#/components/schemas/{model}") for name, model in schemas.items()
     }
