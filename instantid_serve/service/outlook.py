@@ -77,14 +77,17 @@ class Outlooks:
         return Outlook(place, round(queue.steps_before[place] / queue.steps_per_s + own_s, 1))
 
     def _current(self) -> _Queue:
-        with self._lock:
-            if self._monotonic() >= self._due_s:
-                try:
+        # While one looks, the others take what was seen before: a slow database holds up no more than one of them.
+        if self._monotonic() >= self._due_s and self._lock.acquire(blocking=self._due_s < 0):
+            try:
+                if self._monotonic() >= self._due_s:
                     self._queue = self._look()
-                except UnavailableError:
-                    log.warning("the queue could not be looked at")
-                self._due_s = self._monotonic() + _REMEMBERED_S
-            return self._queue
+            except UnavailableError:
+                log.warning("the queue could not be looked at")
+            finally:
+                self._due_s = max(self._due_s, self._monotonic() + _REMEMBERED_S)
+                self._lock.release()
+        return self._queue
 
     def _look(self) -> _Queue:
         turn = (jobs.c.virtual_finish, jobs.c.created_at, jobs.c.id)

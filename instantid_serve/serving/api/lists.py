@@ -24,6 +24,8 @@ _MAX_CURSOR_CHARS = 512
 _ID = re.compile(r"[a-z]{3}_[0-9a-z]{1,40}")
 _RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)")
 _MAX_METADATA_FILTERS = 16
+# A told time is rounded to microseconds: without this, a job could be after, or before, the time it was told with.
+_ROUNDING_S = 6e-7
 
 Position = tuple[float, str]  # created_at and id of the last thing on a page
 
@@ -90,8 +92,8 @@ class JobsQuery(PageQuery):
         """The query as the jobs know it."""
         return JobFilter(
             status=tuple(self.status),
-            created_after=self.created_after.timestamp() if self.created_after else None,
-            created_before=self.created_before.timestamp() if self.created_before else None,
+            created_after=self.created_after.timestamp() + _ROUNDING_S if self.created_after else None,
+            created_before=self.created_before.timestamp() - _ROUNDING_S if self.created_before else None,
             batch_id=self.batch_id,
             identity_id=self.identity_id,
             metadata={name.removeprefix(METADATA_PREFIX): value for name, value in self.__pydantic_extra__.items()},

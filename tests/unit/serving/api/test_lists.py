@@ -58,6 +58,15 @@ async def test_jobs_are_found_by_status(client, add, queue, store):
     assert set(await ids(client, status=["succeeded", "running"])) == {done, running}
 
 
+async def test_no_job_is_after_or_before_the_time_it_was_told_with(client, add):
+    for _ in range(20):
+        add()
+    (newest, *_), (*_, oldest) = [(await client.get(LIST)).json()["data"]] * 2
+
+    assert await ids(client, created_after=newest["created_at"]) == []
+    assert await ids(client, created_before=oldest["created_at"]) == []
+
+
 async def test_jobs_are_found_by_time_batch_identity_and_metadata(client, add):
     first = add(metadata={"order": "1", "a.b-c": "x"}, identity_id="idn_1")
     await asyncio.sleep(0.005)  # SQLite's clock has milliseconds
