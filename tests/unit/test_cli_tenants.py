@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -154,6 +155,19 @@ class TestDatabase:
 
         assert codes == [0, 0]
 
+    def test_on_postgresql_a_tenant_is_made_as_well(self, postgres, monkeypatch):
+        url = postgres.create_database(migrated=False)
+        monkeypatch.setenv("INSTANTID_DATABASE__URL", url)
+
+        results = [
+            CliRunner().invoke(app, words)
+            for words in (["database", "upgrade"], ["tenants", "create", "carol"], ["tenants", "keys", "list", "carol"])
+        ]
+
+        postgres.drop_database(url)
+        assert [result.exit_code for result in results] == [0, 0, 0]
+        assert id_of(results[1].stdout.strip()) in results[2].stdout
+
     @pytest.mark.parametrize("text", ["{", "applications: []", "applications: [{args: {databse: {}}}]", "- 1"])
     def test_a_config_that_cannot_be_one_is_refused_in_one_line(self, command, config, text):
         config.write_text(text)
@@ -164,8 +178,6 @@ class TestDatabase:
         assert result.stderr.startswith("error: configuration: ")
 
     def test_the_shipped_config_is_read_as_a_server_reads_it(self):
-        from pathlib import Path
-
         from instantid_serve.cli.configured import load_settings
         from instantid_serve.serving.config import ServeConfig
 

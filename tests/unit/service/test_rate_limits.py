@@ -6,19 +6,21 @@ import socket
 import time
 
 import pytest
-from doubles.redis_process import redis_process
 
 from instantid_serve.errors import ConfigurationError
 from instantid_serve.service.rate_limits import RateLimits
 
 
+@pytest.fixture
+def redis(redis_server):
+    """The session's Redis, without what other tests counted in it."""
+    redis_server.restart()
+    return redis_server
+
+
 @pytest.fixture(params=["memory", "redis"])
-def url(request, tmp_path):
-    if request.param == "memory":
-        yield "memory://"
-        return
-    with redis_process(tmp_path) as redis:
-        yield redis.url
+def url(request):
+    return "memory://" if request.param == "memory" else request.getfixturevalue("redis").url
 
 
 @pytest.fixture
@@ -76,26 +78,24 @@ async def test_calls_at_the_same_moment_get_no_more_than_the_limit(limits):
     assert sum(allowance.granted for allowance in taken) == 20
 
 
-async def test_replicas_share_the_limit_in_redis(tmp_path, opened):
-    with redis_process(tmp_path) as redis:
-        first, second = (opened(redis.url) for _ in range(2))
-        await take(first, 3)
+async def test_replicas_share_the_limit_in_redis(redis, opened):
+    first, second = (opened(redis.url) for _ in range(2))
+    await take(first, 3)
 
-        taken = await take(second, 3)
+    taken = await take(second, 3)
 
     assert [allowance.granted for allowance in taken] == [True, True, False]
 
 
-async def test_nobody_is_limited_while_redis_is_away_and_all_are_once_it_is_back(tmp_path, opened, monkeypatch):
+async def test_nobody_is_limited_while_redis_is_away_and_all_are_once_it_is_back(redis, opened, monkeypatch):
     monkeypatch.setattr("instantid_serve.service.rate_limits._LEFT_ALONE_S", 0.0)
-    with redis_process(tmp_path) as redis:
-        limits = opened(redis.url)
-        await take(limits, 6)
+    limits = opened(redis.url)
+    await take(limits, 6)
 
-        redis.stop()
-        away = await take(limits, 3)
-        redis.start()
-        back = await take(limits, 6)
+    redis.stop()
+    away = await take(limits, 3)
+    redis.start()
+    back = await take(limits, 6)
 
     assert away == [None] * 3
     assert [allowance.granted for allowance in back] == [True] * 5 + [False]

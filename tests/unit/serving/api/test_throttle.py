@@ -6,7 +6,6 @@ from dataclasses import replace
 import pytest
 from doubles.api_callers import KEYS, assert_problem
 from doubles.key_holders import client_with, issued
-from doubles.redis_process import redis_process
 from pydantic import SecretStr
 
 from instantid_serve.service.rate_limits import RateLimits
@@ -121,13 +120,15 @@ class TestFailedLogins:
             assert (await mistyping.get("/v1/models")).status_code == 401
 
 
-async def test_replicas_share_a_tenants_rate_over_redis(context, slow, tmp_path):
+async def test_replicas_share_a_tenants_rate_over_redis(context, slow, redis_server):
     del slow  # only its tenant's limit is needed
-    with redis_process(tmp_path) as redis:
-        storages = [RateLimits(redis.url, timeout_s=2) for _ in range(2)]
-        one, two = (client_with(build_api(replace(context, rates=rates)), KEYS["acme"]) for rates in storages)
-        statuses = [(await replica.get("/v1/models")).status_code for replica in (one, two, one, two)]
-        for rates in storages:
-            await rates.close()
+    redis_server.restart()  # without what other tests counted in it
+    storages = [RateLimits(redis_server.url, timeout_s=2) for _ in range(2)]
+    one, two = (client_with(build_api(replace(context, rates=rates)), KEYS["acme"]) for rates in storages)
+
+    statuses = [(await replica.get("/v1/models")).status_code for replica in (one, two, one, two)]
+
+    for rates in storages:
+        await rates.close()
 
     assert statuses == [200, 200, 200, 429]
