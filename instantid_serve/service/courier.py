@@ -94,7 +94,9 @@ class Courier:
         self._under_way: Counter[Repute] = Counter()
         self._news = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="courier")
+        self._settling = ThreadPoolExecutor(_THREADS, thread_name_prefix="courier-settles")
+        # Hundreds of attempts can time out in one moment: claiming must not queue behind what they came to.
+        self._claiming = ThreadPoolExecutor(1, thread_name_prefix="courier-claims")
 
     def wake(self) -> None:
         """Look at once whether something is due; from any thread."""
@@ -122,7 +124,7 @@ class Courier:
         places = self._places()
         while True:
             try:
-                return await self._in_thread(lambda: self._queue.claim(places, self._limits.lease_s))
+                return await _in(self._claiming, lambda: self._queue.claim(places, self._limits.lease_s))
             except DatabaseError:
                 failures += 1
                 if failures == 1:
@@ -175,12 +177,13 @@ class Courier:
         ends_s, failures = time.monotonic() + _SETTLE_S, 0
         while True:
             try:
-                return (await self._in_thread(lambda: self._queue.settle(errand, attempt))).value
+                return (await _in(self._settling, lambda: self._queue.settle(errand, attempt))).value
             except DatabaseError:
                 failures += 1
                 if time.monotonic() > ends_s:
                     raise
                 await asyncio.sleep(backoff_s(failures))
 
-    async def _in_thread(self, do: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, do)
+
+async def _in(threads: ThreadPoolExecutor, do: Callable[[], T]) -> T:
+    return await asyncio.get_running_loop().run_in_executor(threads, do)

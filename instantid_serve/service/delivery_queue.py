@@ -16,7 +16,7 @@ from instantid_serve.errors import StaleFenceError
 from instantid_serve.service import webhook_signing
 from instantid_serve.service.database import Clock, Database
 from instantid_serve.service.delivery import Attempt, DeliveryStatus, Errand, Outcome, Repute
-from instantid_serve.service.delivery_turns import Places, abandoned, claimable, next_in_turn
+from instantid_serve.service.delivery_turns import Places, next_in_turn, orphaned, silent
 from instantid_serve.service.tables import tenants
 from instantid_serve.service.tables import webhook_deliveries as table
 from instantid_serve.service.tables import webhook_endpoints as endpoints
@@ -57,8 +57,12 @@ class DeliveryQueue:
 
     def _any_due(self, now: sa.ColumnElement[float]) -> bool:
         """A look without the writer's lock: idle couriers poll, and must not be in the way of those that write."""
+        # The first by the index: asked whether one exists, PostgreSQL may read the whole table (28 ms instead of 1).
+        pending = sa.select(table.c.due_at).where(table.c.status == DeliveryStatus.PENDING)
+        first = pending.order_by(table.c.due_at).limit(1).scalar_subquery()
+        query = sa.select(sa.or_(first <= now, sa.exists().where(silent(now))))
         with self._database.read() as connection:
-            return bool(connection.execute(sa.select(sa.exists().where(claimable(now)))).scalar_one())
+            return bool(connection.execute(query).scalar_one())
 
     def settle(self, errand: Errand, attempt: Attempt) -> Outcome:
         """Write down what came of an attempt, and what follows from it for the endpoint.
@@ -90,7 +94,9 @@ class DeliveryQueue:
         now = self._clock()
         ended = table.c.status.in_((DeliveryStatus.DELIVERED, DeliveryStatus.FAILED))
         with self._database.write() as connection:
-            connection.execute(sa.update(table).where(abandoned(now)).values(_failed(now)))
+            connection.execute(sa.update(table).where(orphaned()).values(_failed(now)))
+            spent = sa.and_(silent(now), table.c.tries >= MAX_TRIES)
+            connection.execute(sa.update(table).where(spent).values(_failed(now)))
             connection.execute(sa.delete(table).where(ended, table.c.due_at < now - kept_s))
 
     def oldest_due_age_s(self) -> float:

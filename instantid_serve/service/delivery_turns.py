@@ -22,7 +22,7 @@ _ONCE = "MATERIALIZED"
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Places:
-    """How many deliveries a courier takes, and how many of all couriers' may be under way to one host or for one tenant.
+    """How many deliveries a courier takes, and how many of all couriers' may be under way to one host, for one tenant.
 
     ``free_unproven`` of the free ones are for receivers that took nothing yet or not the last one, ``free_suspect`` of
     these for the latter.
@@ -42,17 +42,20 @@ class Places:
         return Repute.SUSPECT if self.free_suspect > 0 else Repute.UNKNOWN
 
 
-def claimable(now: sa.ColumnElement[float]) -> sa.ColumnElement[bool]:
-    """Deliveries that are due, and those whose courier fell silent."""
-    due = sa.and_(table.c.status == DeliveryStatus.PENDING, table.c.due_at <= now)
-    return sa.or_(due, sa.and_(_silent(now), table.c.tries < MAX_TRIES))
+def silent(now: sa.ColumnElement[float]) -> sa.ColumnElement[bool]:
+    """Deliveries whose courier fell silent."""
+    return sa.and_(table.c.status == DeliveryStatus.SENDING, table.c.lease_until < now)
 
 
-def abandoned(now: sa.ColumnElement[float]) -> sa.ColumnElement[bool]:
-    """Deliveries that nobody will send any more: of endpoints that are gone, or whose last courier fell silent."""
+def orphaned() -> sa.ColumnElement[bool]:
+    """Deliveries that came for an endpoint as it was disabled or deleted."""
     live = sa.exists().where(endpoints.c.id == table.c.endpoint_id, endpoints.c.disabled_at.is_(None))
-    orphaned = sa.and_(table.c.status == DeliveryStatus.PENDING, table.c.endpoint_id.is_not(None), ~live)
-    return sa.or_(orphaned, sa.and_(_silent(now), table.c.tries >= MAX_TRIES))
+    return sa.and_(table.c.status == DeliveryStatus.PENDING, table.c.endpoint_id.is_not(None), ~live)
+
+
+def _claimable(now: sa.ColumnElement[float]) -> sa.ColumnElement[bool]:
+    due = sa.and_(table.c.status == DeliveryStatus.PENDING, table.c.due_at <= now)
+    return sa.or_(due, sa.and_(silent(now), table.c.tries < MAX_TRIES))
 
 
 def next_in_turn(now: sa.ColumnElement[float], places: Places) -> sa.Select[tuple[str]]:
@@ -66,7 +69,7 @@ def next_in_turn(now: sa.ColumnElement[float], places: Places) -> sa.Select[tupl
     # Locked in a query of its own because PostgreSQL locks no rows behind a window; SQLite has one writer at a time.
     locked = (
         sa.select(table.c.id)
-        .where(table.c.id.in_(chosen), claimable(now))
+        .where(table.c.id.in_(chosen), _claimable(now))
         .with_for_update(skip_locked=True)
         .cte("locked")
         .prefix_with(_ONCE)
@@ -94,7 +97,7 @@ def _heads(now: sa.ColumnElement[float], places: Places) -> sa.CTE:
         .outerjoin(endpoints, table.c.endpoint_id == endpoints.c.id)
         .outerjoin(to_host, table.c.host == to_host.c.host)
         .outerjoin(of_tenant, table.c.tenant == of_tenant.c.tenant)
-        .where(claimable(now), ~unwanted, repute <= places.worst)
+        .where(_claimable(now), ~unwanted, repute <= places.worst)
         .where(host_busy < places.per_host, tenant_busy < places.per_tenant)
         .order_by(repute, table.c.due_at, table.c.id)
         .limit(places.free + _BEYOND)
@@ -149,10 +152,6 @@ def _under_way(now: sa.ColumnElement[float], column: str) -> sa.CTE:
         .cte(f"under_way_by_{column}")
         .prefix_with(_ONCE)
     )
-
-
-def _silent(now: sa.ColumnElement[float]) -> sa.ColumnElement[bool]:
-    return sa.and_(table.c.status == DeliveryStatus.SENDING, table.c.lease_until < now)
 
 
 def _disabled() -> sa.ColumnElement[bool]:

@@ -230,7 +230,6 @@ webhook_deliveries = sa.Table(  # the outbox and, once done, the log
     sa.Column("finished_at", sa.Double),
     sa.Index("webhook_deliveries_due", "status", "due_at"),
     sa.Index("webhook_deliveries_by_endpoint", "endpoint_id", "id"),
-    sa.Index("webhook_deliveries_by_tenant", "tenant", "created_at", "id"),
     sa.Index("webhook_deliveries_by_job", "job_id"),
 )
 

@@ -232,7 +232,6 @@ def _create_webhooks() -> None:
     )
     op.create_index("webhook_deliveries_due", "webhook_deliveries", ["status", "due_at"])
     op.create_index("webhook_deliveries_by_endpoint", "webhook_deliveries", ["endpoint_id", "id"])
-    op.create_index("webhook_deliveries_by_tenant", "webhook_deliveries", ["tenant", "created_at", "id"])
     op.create_index("webhook_deliveries_by_job", "webhook_deliveries", ["job_id"])
 
 
