@@ -23,10 +23,12 @@ from instantid_serve.serving.api import (
     uploads,
     webhooks,
 )
+from instantid_serve.serving.api.batch_intake import BatchFields
 from instantid_serve.serving.api.bodies import FORM_TYPE, JSON_TYPE
 from instantid_serve.serving.api.callers import required_scope
 from instantid_serve.serving.api.context import ApiContext
 from instantid_serve.serving.api.edge import Edge
+from instantid_serve.serving.api.event_stream import event_schemas
 from instantid_serve.serving.api.photo_sources import IDENTITY_FIELD, PHOTO_FIELD, UPLOAD_FIELD, URL_FIELD
 from instantid_serve.serving.api.schemas import GenerationFields
 
@@ -95,7 +97,8 @@ def _describe(app: FastAPI, fields: type[GenerationFields]) -> None:
             JSON_TYPE: {"schema": _with_photo(fields, {"type": "string", "contentEncoding": "base64"})},
         },
     }
-    described["components"]["schemas"]["Problem"] = _PROBLEM
+    described["paths"][batches.PATH]["post"]["requestBody"] = _batch_body(fields)
+    described["components"]["schemas"] |= {"Problem": _PROBLEM, **event_schemas()}
     described["components"]["securitySchemes"] = {"ApiKey": {"type": "http", "scheme": "bearer"}}
     problem = {problems.MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
     for path, operations_ in described["paths"].items():
@@ -111,6 +114,17 @@ def _describe(app: FastAPI, fields: type[GenerationFields]) -> None:
         if scope is not None:
             for method in route.methods or ():
                 described["paths"][route.path_format][method.lower()]["x-required-scope"] = scope
+
+
+def _batch_body(fields: type[GenerationFields]) -> dict[str, Any]:
+    item = _with_photo(fields, {"type": "string", "contentEncoding": "base64"})
+    schema = BatchFields.model_json_schema()
+    # What an item leaves out, photo and prompt too, may stand among the defaults; they alone name a priority.
+    item = {"type": "object", "properties": item["properties"], "additionalProperties": False}
+    own = {name: value for name, value in item["properties"].items() if name != "priority"}
+    schema["properties"]["defaults"] |= item
+    schema["properties"]["items"]["items"] = item | {"properties": own}
+    return {"required": True, "content": {JSON_TYPE: {"schema": schema}}}
 
 
 def _with_photo(fields: type[GenerationFields], photo: dict[str, Any]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any
 
@@ -81,28 +82,32 @@ async def accept_batch(intake: Intake, tenant: Tenant, asked: list[Asked], terms
 async def _prepared(
     intake: Intake, tenant: Tenant, items: list[tuple[str, Asked]], terms: Terms, batch_id: str
 ) -> list[NewJob]:
+    """The jobs to be. After a fault nothing more is begun, but what was begun is awaited: it still stores photos."""
     room = asyncio.Semaphore(_PHOTOS_AT_ONCE)
+    ends_s = time.monotonic() + _PHOTOS_WITHIN_S
+    faults: list[tuple[int, Exception]] = []
 
-    async def prepare(index: int, job_id: str, asked: Asked) -> NewJob:
+    async def prepare(index: int, job_id: str, asked: Asked) -> NewJob | None:
         async with room:
+            if faults:
+                return None
             try:
+                _check_time(ends_s)
                 return await intake.prepare(tenant, asked, job_id, terms, batch_id)
-            except CallerError as error:
-                raise _of_item(error, index) from error
+            except Exception as error:  # noqa: BLE001 - raised below, when nobody stores any more
+                faults.append((index, error))
+                return None
 
-    try:
-        async with asyncio.timeout(_PHOTOS_WITHIN_S), asyncio.TaskGroup() as group:
-            tasks = [group.create_task(prepare(index, *item)) for index, item in enumerate(items)]
-    except TimeoutError:
-        raise UrlFetchError("the photos of the batch took too long: upload them first", {"reason": "timeout"}) from None
-    except BaseExceptionGroup as errors:
-        raise _first(errors) from None
-    return [task.result() for task in tasks]
+    new = await asyncio.gather(*(prepare(index, *item) for index, item in enumerate(items)))
+    if faults:
+        index, error = faults[0]
+        raise _of_item(error, index) if isinstance(error, CallerError) else error
+    return [job for job in new if job is not None]
 
 
-def _first(errors: BaseExceptionGroup[BaseException]) -> BaseException:
-    error = errors.exceptions[0]
-    return _first(error) if isinstance(error, BaseExceptionGroup) else error
+def _check_time(ends_s: float) -> None:
+    if time.monotonic() > ends_s:
+        raise UrlFetchError("all photos together took too long: upload them first", {"reason": "timeout"})
 
 
 def _of_item(error: CallerError, index: int) -> CallerError:

@@ -91,10 +91,7 @@ async def create(
     """
     async with context.intake.room:
         batch = await read_json(request, BatchFields, max_bytes=context.settings.api.max_body_bytes)
-        key = None
-        if sent_key is not None:
-            digest = await asyncio.to_thread(fingerprint, f"POST {PATH}", batch.model_dump(mode="json"))
-            key = IdempotencyKey(sent_key, digest)
+        key = await asyncio.to_thread(_key, sent_key, batch)
         accepted = await context.intake.replay(tenant, key)
         if accepted is None:
             # A thread: fifteen megabytes of base64 take a tenth of a second, in which nobody else would be answered.
@@ -131,6 +128,12 @@ async def look(batch_id: BatchId, tenant: GenerationsReader, context: Context) -
 async def cancel(batch_id: BatchId, tenant: GenerationsWriter, context: Context) -> BatchOut:
     """Stop all of a batch's generations that have not ended."""
     return await asyncio.to_thread(_cancel, context, tenant.id, batch_id)
+
+
+def _key(sent: str | None, batch: BatchFields) -> IdempotencyKey | None:
+    if sent is None:
+        return None
+    return IdempotencyKey(sent, fingerprint(f"POST {PATH}", batch.model_dump(mode="json")))
 
 
 def _cancel(context: ApiContext, tenant: str, batch_id: str) -> BatchOut:

@@ -55,6 +55,17 @@ class ProgressEventOut(BaseModel):
     queue: QueueOut | None
 
 
+def event_schemas() -> dict[str, Any]:
+    """What OpenAPI says of the events' data, by name; their parts are those of the whole generation."""
+    schemas = {"GenerationChange": ChangeOut, "GenerationProgress": ProgressEventOut}
+    found = {
+        name: model.model_json_schema(ref_template="#/components/schemas/{model}") for name, model in schemas.items()
+    }
+    for schema in found.values():
+        schema.pop("$defs", None)
+    return found
+
+
 class Streams:
     """How many streams each tenant holds open here."""
 
@@ -85,8 +96,7 @@ def _events_after(jobs: Jobs, job: Job, last_id: int) -> list[Event]:
     return found
 
 
-def foreign_id() -> InvalidRequestError:
-    """What is answered to a Last-Event-ID that is none of this job's."""
+def _foreign_id() -> InvalidRequestError:
     detail = "this is not the id of an event of this generation: begin again without one"
     return InvalidRequestError(detail, {"errors": [{"pointer": "/Last-Event-ID", "detail": detail}]})
 
@@ -111,7 +121,10 @@ class EventStream(StreamingResponse):
 class JobEvents:
     """Answers those who ask for a job's events."""
 
-    def __init__(self, jobs: Jobs, views: JobViews, outlooks: Outlooks, watch: Watch) -> None:
+    def __init__(
+        self, jobs: Jobs, views: JobViews, outlooks: Outlooks, watch: Watch, *, ping_s: float = _PING_S
+    ) -> None:
+        self.ping_s = ping_s
         self.jobs = jobs
         self.views = views
         self.outlooks = outlooks
@@ -127,7 +140,7 @@ class JobEvents:
             # The one that was received comes again, which shows that it is this job's.
             events = await self.watch.ask(_events_after, self.jobs, job, last_id - 1)
             if not events or events[0].id != last_id:
-                raise foreign_id()
+                raise _foreign_id()
             if job.status.terminal and len(events) == 1:
                 return Response(status_code=204)
         return EventStream(_Reader(self, job, last_id).frames())
@@ -151,8 +164,8 @@ class _Reader:
         ends_s = time.monotonic() + _LONGEST_S
         with self._watch.follow(self._job) as follower, contextlib.suppress(NotFoundError):  # deleted: nothing follows
             while not self._ended and time.monotonic() < ends_s:
-                for frame in await self._next(follower):
-                    yield frame
+                if frames := await self._next(follower):
+                    yield b"".join(frames)
 
     async def _next(self, follower: Follower) -> list[bytes]:
         """What there is to say now, or nothing after a while in which there was nothing."""
@@ -160,11 +173,11 @@ class _Reader:
         try:
             frames = await self._changes(follower.job) or await self._steps(follower.job)
             if not frames:
-                await follower.change(_OUTLOOK_S)
+                await follower.change(min(_OUTLOOK_S, self._parts.ping_s))
         except UnavailableError:  # the database is away: the stream stays, and goes on when it is back
             await asyncio.sleep(_OUTAGE_S)
         now_s = time.monotonic()
-        if not frames and now_s - self._spoke_s >= _PING_S:
+        if not frames and now_s - self._spoke_s >= self._parts.ping_s:
             frames = [KEEPALIVE_COMMENT]
         if frames:
             self._spoke_s = now_s

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import AsyncIterator
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Header, Request, Response
+from fastapi import APIRouter, Depends, Header, Response
+from pydantic import StringConstraints
 
 from instantid_serve.serving.api.callers import GenerationsReader
 from instantid_serve.serving.api.context import Context
-from instantid_serve.serving.api.event_stream import MEDIA_TYPE, foreign_id
+from instantid_serve.serving.api.event_stream import MEDIA_TYPE
 from instantid_serve.serving.api.job_views import PATH, JobId
 
 router = APIRouter(prefix=PATH, tags=["generations"])
-_ID = re.compile(r"\d{1,18}")
 
 _LastEventId = Annotated[
-    str | None,
-    Header(description="The last `id` that was received: the stream goes on after it, and leaves nothing out."),
+    Annotated[str, StringConstraints(pattern=r"^[0-9]{0,18}$")] | None,
+    Header(
+        alias="Last-Event-ID",
+        description="The last `id` that was received: the stream goes on after it, and leaves nothing out.",
+    ),
 ]
 
 
@@ -30,12 +32,8 @@ async def _place(tenant: GenerationsReader, context: Context) -> AsyncIterator[N
 _Place = Annotated[None, Depends(_place)]
 
 
-def _last_event_id(request: Request, last_event_id: _LastEventId = None) -> int:
-    del last_event_id
-    sent = request.headers.get("last-event-id", "")
-    if sent and not _ID.fullmatch(sent):
-        raise foreign_id()
-    return int(sent or 0)
+def _last_event_id(last_event_id: _LastEventId = None) -> int:
+    return int(last_event_id or 0)  # a browser that was told no id yet sends none, or an empty one
 
 
 _LastId = Annotated[int, Depends(_last_event_id)]
@@ -47,7 +45,8 @@ _LastId = Annotated[int, Depends(_last_event_id)]
     responses={
         200: {
             "description": "Server-sent events: one with an id per change of the generation, `progress` without one "
-            "between them; the last one's data are the whole generation.",
+            "between them. Data: `GenerationChange` with an id, `GenerationProgress` without; the last one's are the "
+            "whole `JobOut`.",
             "content": {MEDIA_TYPE: {"schema": {"type": "string"}}},
         },
         204: {"description": "The generation has ended, and `Last-Event-ID` names its last event."},

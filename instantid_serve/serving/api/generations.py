@@ -72,7 +72,10 @@ async def create(
 
 @router.get("", response_model=JobList)
 async def find(query: JobsPage, tenant: GenerationsReader, context: Context) -> JobList:
-    """Your generations, the newest first."""
+    """Your generations, the newest first.
+
+    `metadata.<key>=<value>` lists those with that pair in their metadata; given several times, those with all of them.
+    """
     scope = scope_of(tenant.id, PATH, query.filter)
     before = query.before(scope)
     # One more than wanted tells whether another page follows.
@@ -92,6 +95,7 @@ async def look(job_id: JobId, tenant: GenerationsReader, context: Context) -> Jo
 async def delete(job_id: JobId, tenant: GenerationsWriter, context: Context) -> None:
     """Remove a generation with its photo and pictures, at once and for good. One that runs is canceled."""
     await asyncio.to_thread(context.jobs.delete, tenant.id, job_id)
+    await context.intake.discard(tenant, [job_id])  # what is written from now on, the housekeeper sweeps
 
 
 @router.post("/{job_id}/cancel", response_model=JobOut)
@@ -107,7 +111,7 @@ async def cancel(job_id: JobId, tenant: GenerationsWriter, context: Context) -> 
 )
 async def fetch(
     job_id: JobId,
-    index: Annotated[int, Path(ge=0, le=_MAX_IMAGE_INDEX)],
+    index: Annotated[int, Path(ge=0, le=_MAX_IMAGE_INDEX, description="Which picture, counted from 0.")],
     request: Request,
     tenant: GenerationsReader,
     context: Context,

@@ -68,8 +68,8 @@ class JobsQuery(PageQuery):
     status: list[JobStatus] = Field([], description="Repeatable: any of these.", max_length=len(JobStatus))
     created_after: _Time | None = Field(None, description="RFC 3339, exclusive.")
     created_before: _Time | None = Field(None, description="RFC 3339, exclusive.")
-    batch_id: _Id | None = None
-    identity_id: _Id | None = None
+    batch_id: _Id | None = Field(None, description="Those of this batch.")
+    identity_id: _Id | None = Field(None, description="Those made with this identity.")
 
     @model_validator(mode="after")
     def _knows_its_parameters(self) -> JobsQuery:

@@ -133,8 +133,12 @@ class Watch:
         if self._looking is None or self._looking.done():
             self._looking = loop.create_task(self._keep_looking(), name="watch")
         if self._listener is None and self._database.is_postgresql:
-            heard = functools.partial(loop.call_soon_threadsafe, self._hear)
-            self._listener = wakeups.listen(self._database, [wakeups.CHANGES], lambda _channel, job_id: heard(job_id))
+
+            def heard(_channel: str, job_id: str) -> None:
+                with contextlib.suppress(RuntimeError):  # the loop is closed: the replica ends
+                    loop.call_soon_threadsafe(self._hear, job_id)
+
+            self._listener = wakeups.listen(self._database, [wakeups.CHANGES], heard)
 
     def _hear(self, job_id: str) -> None:
         if job_id in self._watched:
