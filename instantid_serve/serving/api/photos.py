@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import dataclasses
 import logging
-from collections import defaultdict
+from collections import Counter
 from collections.abc import AsyncGenerator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -17,6 +17,7 @@ from instantid_serve.errors import (
     InstantIDError,
     InvalidRequestError,
     NotFoundError,
+    OverloadedError,
     RateLimitedError,
     UploadMissingError,
 )
@@ -36,7 +37,9 @@ from instantid_serve.serving.api.photo_sources import (
 log = logging.getLogger(__name__)
 
 _THREADS = 2  # one photo is decoded while another is stored
-_MAX_FETCHES = 4  # of one tenant at once, by one replica; a slow host holds up nobody else
+# Fetches at once by one replica. Slow hosts then hold up neither other tenants nor those who send their photo.
+_MAX_FETCHES_OF_A_TENANT = 4
+_MAX_FETCHES = 8
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -73,14 +76,14 @@ class PhotoIntake:
         self._identities = identities
         self._max_bytes = max_bytes
         self._fetch_timeout_s = fetch_timeout_s
-        self._fetching: defaultdict[str, int] = defaultdict(int)
+        self._fetching: Counter[str] = Counter()
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="photos")
 
     async def photos(self, tenant: str, source: PhotoSource, owner_folder: str) -> StoredPhotos:
         """The photos of a source, stored: below ``owner_folder`` (a job's), or where its identity has them.
 
         Raises ImageError, UploadMissingError, UrlBlockedError, UrlFetchError, UrlTooLargeError and, for an identity
-        that is not there, InvalidRequestError; RateLimitedError for more fetches at once than a tenant may have here;
+        that is not there, InvalidRequestError; RateLimitedError and OverloadedError for too many fetches at once;
         StoreError, DatabaseError.
         """
         if isinstance(source, IdentityPhotos):
@@ -148,12 +151,12 @@ class PhotoIntake:
 
     @contextlib.asynccontextmanager
     async def _room_to_fetch(self, tenant: str) -> AsyncGenerator[None]:
-        if self._fetching[tenant] >= _MAX_FETCHES:
+        if self._fetching.total() >= _MAX_FETCHES:
+            raise OverloadedError("too many photos are being fetched", {"retry_after_s": 1})
+        if self._fetching[tenant] >= _MAX_FETCHES_OF_A_TENANT:
             raise RateLimitedError("too many photos are being fetched for this tenant", {"retry_after_s": 1})
         self._fetching[tenant] += 1
         try:
             yield
         finally:
-            self._fetching[tenant] -= 1
-            if not self._fetching[tenant]:
-                del self._fetching[tenant]
+            self._fetching -= Counter([tenant])  # also forgets who has none

@@ -1,6 +1,8 @@
 """A generation's photo by other ways than its body: an address, an upload, an identity; exactly one of them."""
 
+import asyncio
 import base64
+import collections
 
 import pytest
 from doubles.api_callers import assert_problem, fields_of
@@ -23,6 +25,8 @@ async def host(photo):
             "/page": http(body=b"<html>" * 100, content_type="image/jpeg"),
             "/large": http(body=b"", content_length=20_000_000),
         }
+        if path == "/slow":
+            await asyncio.sleep(30)
         writer.write(said.get(path, http(status=404)))
         await writer.drain()
 
@@ -32,7 +36,7 @@ async def host(photo):
 
 @pytest.fixture
 def settings(settings, host):
-    outbound = {"allowed_networks": ["127.0.0.0/8"], "ports": [host.port]}
+    outbound = {"allowed_networks": ["127.0.0.0/8"], "ports": [host.port], "fetch_timeout_s": 2.0}
     return Settings.load(settings.model_dump(exclude={"outbound"}) | {"outbound": outbound})
 
 
@@ -90,6 +94,21 @@ async def test_what_cannot_be_fetched_or_is_no_photo_is_named(ask, settings, hos
 )
 async def test_addresses_that_are_not_public_are_refused(ask, url):
     assert_problem(await ask(image_url=url), 422, "url_blocked")
+
+
+async def test_slow_hosts_hold_up_nobody_who_sends_a_photo(ask, other, host, submit):
+    slow = {"prompt": "a portrait", "image_url": host.url("/slow")}
+    others = [asyncio.create_task(other.post("/v1/generations", json=slow)) for _ in range(20)]
+    mine = [asyncio.create_task(ask(image_url=host.url("/slow"))) for _ in range(20)]
+    await asyncio.sleep(0.5)  # the hosts answer after 30 seconds, and are given up after two
+
+    async with asyncio.timeout(1.3):
+        quick = await submit()
+
+    assert quick.status_code == 202
+    codes = collections.Counter([answer.json()["code"] for answer in await asyncio.gather(*others, *mine)])
+    assert codes["url_unreachable"] == 8  # four of each
+    assert codes["rate_limited"] + codes["overloaded"] == 32
 
 
 async def test_an_upload_is_used_as_often_as_wanted(client, ask, jobs, store, photo):
