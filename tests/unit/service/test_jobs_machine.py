@@ -1,24 +1,29 @@
 """Whatever workers do in whatever order, no job is lost, ends twice, or is written by a worker that lost it."""
 
-import tempfile
-from pathlib import Path
-
 import sqlalchemy as sa
 from doubles.service import LEASE_S, HandClock, add, image
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    rule,
+    run_state_machine_as_test,
+)
 
 from instantid_serve.errors import StaleFenceError
-from instantid_serve.service.database import open_database, upgrade
 from instantid_serve.service.fairness import Room
 from instantid_serve.service.job import Beat, JobStatus, Priority
 from instantid_serve.service.job_queue import JobQueue
 from instantid_serve.service.jobs import Jobs
+from instantid_serve.service.tables import events, tenants, usage
 from instantid_serve.service.tables import jobs as table
 
 MAX_ATTEMPTS = 3
 ERROR = {"code": "nan_output", "status": 500, "retryable": False, "detail": "", "facts": {}}
+ENDS = {f"generation.{status}" for status in JobStatus if status.terminal}
 WORKERS = st.sampled_from(["w1", "w2"])
 
 
@@ -27,11 +32,15 @@ class JobsMachine(RuleBasedStateMachine):
 
     claims = Bundle("claims")
 
+    def __init__(self, database):
+        super().__init__()
+        self.database = database
+
     @initialize()
     def open(self):
-        self.folder = tempfile.TemporaryDirectory()
-        self.database = open_database(f"sqlite:///{Path(self.folder.name) / 'jobs.sqlite3'}")
-        upgrade(self.database)
+        with self.database.write() as connection:
+            for emptied in (table, tenants, usage, events):
+                connection.execute(sa.delete(emptied))
         self.clock = HandClock()
         self.jobs = Jobs(self.database, self.clock)
         self.queue = JobQueue(self.database, self.clock, max_attempts=MAX_ATTEMPTS)
@@ -39,12 +48,6 @@ class JobsMachine(RuleBasedStateMachine):
         self.holder = {}  # id -> fence of the claim whose worker may write
         self.ended = {}  # id -> the job as it ended
         self.results = {}  # id -> how many successes were accepted
-
-    def teardown(self):
-        if not hasattr(self, "database"):
-            return
-        self.database.close()
-        self.folder.cleanup()
 
     @rule(
         tenant=st.sampled_from(["alice", "bob"]),
@@ -148,10 +151,12 @@ class JobsMachine(RuleBasedStateMachine):
         for job_id in ids - self.ended.keys():
             job = self.jobs.get(self.inserted[job_id], job_id)
             assert job.status.terminal
+            told = [event.type for event in self.jobs.events_after(job.tenant, job_id, 0)]
+            assert (told[0], told[-1]) == ("generation.queued", f"generation.{job.status}")
+            assert not ENDS & set(told[:-1])
             self.ended[job_id] = job
 
 
-TestJobsMachine = JobsMachine.TestCase
-TestJobsMachine.settings = settings(
-    max_examples=60, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
-)
+def test_the_rules_hold_in_any_order(database):
+    limits = settings(max_examples=40, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck))
+    run_state_machine_as_test(lambda: JobsMachine(database), settings=limits)

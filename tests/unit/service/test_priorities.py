@@ -1,6 +1,7 @@
 """Priority classes within one tenant: they change the order of its own jobs, and nothing for others."""
 
 import collections
+import itertools
 
 import pytest
 from doubles.service import LEASE_S, add
@@ -91,20 +92,19 @@ class TestAgeing:
 
 class TestOthers:
     @pytest.mark.parametrize("sizes", [(1, 1, 1), (4, 1, 2)])
-    def test_a_tenant_that_mixes_its_classes_takes_nothing_from_others_and_loses_nothing(self, jobs, take, sizes):
-        high, low, theirs = sizes
-        for _ in range(6):
-            add(jobs, "alice", priority=LOW, count=low)
-            add(jobs, "bob", count=theirs)
+    def test_a_tenant_of_which_half_is_high_and_half_is_low_gets_what_another_gets(self, jobs, take, sizes):
+        classes = itertools.cycle(zip((HIGH, LOW), sizes[:2], strict=True))
+
+        def arrive(tenant):
+            priority, size = next(classes) if tenant == "alice" else (NORMAL, sizes[2])
+            add(jobs, tenant, priority=priority, count=size)
+
+        for tenant in ("alice", "bob") * 6:
+            arrive(tenant)
         got = collections.Counter()
-        for _ in range(60):
-            for job in take(4):
+        for _ in range(40):
+            for job in take(6):
                 got[job.tenant] += job.spec.count
-                if job.tenant == "bob":
-                    add(jobs, "bob", count=theirs)
-                else:
-                    add(jobs, "alice", priority=job.priority, count=high if job.priority == HIGH else low)
-            if sum(got.values()) % 7 == 0:
-                add(jobs, "alice", priority=HIGH, count=high)
+                arrive(job.tenant)
 
         assert got["alice"] == pytest.approx(got["bob"], rel=0.05)
