@@ -20,7 +20,7 @@ import tempfile
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
-from statistics import median, quantiles
+from statistics import median
 
 import httpx2
 import uvicorn
@@ -154,8 +154,8 @@ async def measure(context: ApiContext, cuts: int, jobs: int) -> dict[str, object
         "repeated": sum(len(reader.ids) - len(set(reader.ids)) for reader in readers),
         "out_of_order": sum(reader.ids != sorted(reader.ids) for reader in readers),
         "told_live": len(told_after_ms),
-        "told_after_ms_median": round(median(told_after_ms), 1),
-        "told_after_ms_p99": round(quantiles(told_after_ms, n=100)[98], 1),
+        "told_after_ms_median": round(median(told_after_ms), 1) if told_after_ms else None,
+        "told_after_ms_max": round(max(told_after_ms), 1) if told_after_ms else None,
     }
 
 

@@ -110,7 +110,7 @@ def open_context(
         fields=fields_model(settings.limits),
         views=views,
         watch=watch,
-        streams=Streams(settings.api.max_event_streams),
+        streams=Streams(settings.api.max_event_streams, settings.api.max_event_streams_in_all),
         events=JobEvents(jobs, views, outlooks, watch),
         batches=Batches(database),
     )

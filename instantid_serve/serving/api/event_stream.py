@@ -20,7 +20,13 @@ from pydantic import BaseModel
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from instantid_serve.errors import InvalidRequestError, NotFoundError, RateLimitedError, UnavailableError
+from instantid_serve.errors import (
+    InvalidRequestError,
+    NotFoundError,
+    OverloadedError,
+    RateLimitedError,
+    UnavailableError,
+)
 from instantid_serve.service.events import Event
 from instantid_serve.service.job import Job, JobStatus
 from instantid_serve.service.jobs import Jobs
@@ -67,17 +73,20 @@ def event_schemas() -> dict[str, Any]:
 
 
 class Streams:
-    """How many streams each tenant holds open here."""
+    """How many streams each tenant holds open here, and all together."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, in_all: int) -> None:
         self._limit = limit
+        self._in_all = in_all
         self._open: Counter[str] = Counter()
 
     @contextlib.contextmanager
     def place(self, tenant: str) -> Iterator[None]:
-        """Hold a place. Raises RateLimitedError when the tenant has all that it may."""
+        """Hold a place. Raises RateLimitedError when the tenant has all that it may, OverloadedError when all do."""
         if self._open[tenant] >= self._limit:
             raise RateLimitedError("as many event streams are open as may", {"max_event_streams": self._limit})
+        if self._open.total() >= self._in_all:
+            raise OverloadedError("this replica holds as many event streams open as it can")
         self._open[tenant] += 1
         try:
             yield

@@ -174,6 +174,16 @@ async def test_a_tenant_has_so_many_streams_and_its_place_back_when_one_is_cut(a
     assert_problem(refused, 429, "rate_limited")
 
 
+async def test_a_replica_has_so_many_streams_of_all_tenants(app, live, submit):
+    app.state.context.streams._in_all = 1
+    job_id = (await submit()).json()["id"]
+
+    async with stream(live, job_id):
+        refused = await live.get(f"/v1/generations/{job_id}/events")
+
+    assert_problem(refused, 503, "overloaded")
+
+
 async def test_one_who_does_not_read_holds_nobody_up(live, submit, scripted):
     job_id = (await submit()).json()["id"]
 
