@@ -76,7 +76,7 @@ class FaceSettings(_Section):
     min_face_px: Count = 40  # short side of the face's box in the photo
     detection_threshold: float = Field(0.5, gt=0, lt=1)
     remembered_photos: Count = 256  # photos whose faces a replica keeps in memory for their tenant's next job
-    remembered_s: Seconds = 600.0
+    remembered_s: Seconds = 600.0  # and how long a generator remembers what it computed from a face
 
 
 class EngineSettings(_Section):
@@ -129,6 +129,7 @@ class S3StoreSettings(_Section):
     bucket: str = Field(min_length=3)
     prefix: str = ""
     endpoint_url: str | None = None
+    public_endpoint_url: str | None = None  # where tenants reach the store, in links; None: where this service does
     region: str | None = None
     addressing_style: Literal["auto", "path", "virtual"] = "auto"
     # boto3 >= 1.36 sends checksums that stores other than AWS may write into the object: "when_required" for those.
@@ -174,6 +175,8 @@ class ApiSettings(_Section):
     max_photo_bytes: Count = 10_000_000
     max_wait_s: Seconds = 60.0  # of `Prefer: wait`
     poll_s: Seconds = 0.1
+    max_event_streams: Count = 100  # of one tenant in one replica
+    max_event_streams_in_all: Count = 160  # in one replica: less than its max_ongoing_requests, or nobody else gets in
 
 
 class LimitSettings(_Section):
@@ -200,6 +203,8 @@ class TenancySettings(_Section):
     upload_retention_s: Seconds = 3600.0
     key_cache_s: Annotated[float, Field(gt=0, le=5)] = 3.0  # how long a revoked key may still work
     rate_limit_storage: SecretStr = SecretStr("memory://")  # or redis://…, which the API's replicas share
+    rate_limit_timeout_s: Seconds = 0.25  # for an answer of that storage; without one, requests go on unlimited
+    failed_logins_per_minute: Count = 60  # with keys that are not valid, per client address
 
 
 class OutboundSettings(_Section):
@@ -216,8 +221,10 @@ class HousekeepingSettings(_Section):
     """The work beside generations: webhooks are delivered, and what is past its time is removed."""
 
     poll_s: Seconds = 0.5
-    max_deliveries_in_flight: Count = 64
+    max_deliveries_in_flight: Count = 512  # a receiver that hangs costs a socket and little else
     max_deliveries_per_host: Count = 8  # a receiver that hangs holds no more than these
+    max_deliveries_per_tenant: Count = 64
+    keep_deliveries_s: Seconds = 14 * 86_400.0  # those that ended, as the log of their endpoint
     sweep_every_s: Seconds = 60.0
 
 

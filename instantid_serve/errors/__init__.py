@@ -11,6 +11,7 @@ InstantIDError
 │   │   └── SuspendedError       tenant_suspended          403
 │   ├── NotFoundError            not_found                 404
 │   ├── ConflictError            conflict                  409
+│   │   └── SecretShownError     secret_shown_once         409
 │   ├── BodyTooLargeError        body_too_large            413
 │   ├── MediaTypeError           unsupported_media_type    415
 │   ├── IdempotencyMismatchError idempotency_key_reused    422
@@ -54,6 +55,7 @@ from instantid_serve.errors.caller import (
     MalformedBodyError,
     MediaTypeError,
     NotFoundError,
+    SecretShownError,
     SuspendedError,
     UnauthorizedError,
     UnknownModelError,
@@ -142,6 +144,7 @@ __all__ = [
     "QueueFullError",
     "QuotaExceededError",
     "RateLimitedError",
+    "SecretShownError",
     "ServiceError",
     "StaleFenceError",
     "StoppedError",

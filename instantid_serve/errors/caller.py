@@ -118,3 +118,9 @@ class UrlTooLargeError(CallerError):
 
     code = "url_too_large"
     status = 413
+
+
+class SecretShownError(ConflictError):
+    """The idempotency key made a secret before; it was shown then and cannot be shown again."""
+
+    code = "secret_shown_once"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,15 +18,25 @@ from instantid_serve.models.prompts import WINDOW, PromptEncoder
 
 Named = dict[str, torch.Tensor]
 
+FACE_AGE_S = 600.0
+
 
 class Conditioner:
     """Turns prompts, face and landmark picture into the tensors that the two networks are handed at every step.
 
-    Prompts and faces are remembered in memory, the least recently used forgotten first. A face is only found again
-    under the ``scope`` that brought it, its tenant's; prompts are everybody's.
+    Prompts and faces are remembered in memory, the least recently used forgotten first, and faces in any case
+    ``face_age_s`` seconds after they came. A face is only found again under the ``scope`` that brought it, its
+    tenant's; prompts are everybody's.
     """
 
-    def __init__(self, parts: Components, *, cache_bytes: int) -> None:
+    def __init__(
+        self,
+        parts: Components,
+        *,
+        cache_bytes: int,
+        face_age_s: float = FACE_AGE_S,
+        timer: Callable[[], float] = time.monotonic,
+    ) -> None:
         """Takes the attention layers of both networks over: see :func:`attention.install`."""
         self._text, identity = attention.install(parts.unet)
         if identity is None:
@@ -39,7 +51,11 @@ class Conditioner:
         latents: Any = parts.image_projection.latents  # the queries of its tokens, (1, tokens, dim)
         self._identity_tokens = latents.shape[1]
         self._device, self._dtype = latents.device, latents.dtype
-        self._remembered: cachetools.LRUCache[Any, Named] = cachetools.LRUCache(cache_bytes, _bytes_of)
+
+        def until(key: tuple[Any, ...], _named: Named, now: float) -> float:
+            return now + face_age_s if key[0] == "face" else math.inf
+
+        self._remembered: cachetools.TLRUCache[Any, Named] = cachetools.TLRUCache(cache_bytes, until, timer, _bytes_of)
         self._lock = threading.Lock()
 
     def text_windows(self, prompts: Sequence[str]) -> int:
@@ -92,6 +108,7 @@ class Conditioner:
 
     def _recall(self, key: tuple[Any, ...], make: Callable[[], Named]) -> Named:
         with self._lock:
+            self._remembered.expire()  # what is too old goes now, not when room is needed
             if (found := self._remembered.get(key)) is not None:
                 return found
         made = make()

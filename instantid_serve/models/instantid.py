@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from instantid_serve.errors import InvalidRequestError, NonFiniteOutputError
 from instantid_serve.models.acceleration import Acceleration, accelerate
 from instantid_serve.models.checkpoint import Components, load_components
-from instantid_serve.models.conditioning import Conditioner
+from instantid_serve.models.conditioning import FACE_AGE_S, Conditioner
 from instantid_serve.models.weights import check_manifest
 from instantid_serve.samplers import CLASS_NAMES
 
@@ -34,11 +34,12 @@ class InstantIDModel:
         device: str,
         dtype: torch.dtype,
         cache_bytes: int = CACHE_BYTES,
+        face_age_s: float = FACE_AGE_S,
         acceleration: Acceleration = PLAIN,
     ) -> None:
-        """``cache_bytes``: what prompts and faces that may be asked for again may take."""
+        """``cache_bytes``: what prompts and faces that may be asked for again may take, faces for ``face_age_s``."""
         self._parts = components
-        self._conditioner = Conditioner(components, cache_bytes=cache_bytes)
+        self._conditioner = Conditioner(components, cache_bytes=cache_bytes, face_age_s=face_age_s)
         accelerate(components, acceleration)
         self._safe_vae: Any = None  # in float32, made when it is needed
         self.device, self.dtype = torch.device(device), dtype
@@ -60,12 +61,20 @@ class InstantIDModel:
         device: str = "cpu",
         dtype: str = "float32",
         cache_bytes: int = CACHE_BYTES,
+        face_age_s: float = FACE_AGE_S,
         acceleration: Acceleration = PLAIN,
     ) -> Self:
         """Load a folder whose files are already trusted. Raises WeightsError when they do not fit together."""
         torch_dtype: torch.dtype = getattr(torch, dtype)
         parts = load_components(folder, device=device, dtype=torch_dtype)
-        return cls(parts, device=device, dtype=torch_dtype, cache_bytes=cache_bytes, acceleration=acceleration)
+        return cls(
+            parts,
+            device=device,
+            dtype=torch_dtype,
+            cache_bytes=cache_bytes,
+            face_age_s=face_age_s,
+            acceleration=acceleration,
+        )
 
     def new_sampler(self, class_name: str, options: Mapping[str, Any]) -> Any:  # noqa: ANN401 - their classes are unrelated
         """Return a diffusers scheduler of the base's configuration with ``options`` changed; one per request."""

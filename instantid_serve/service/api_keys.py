@@ -7,18 +7,21 @@ the database. All of it is base62, so a double click selects the whole.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import re
 import secrets
 import zlib
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import sqlalchemy as sa
 
-from instantid_serve.errors import NotFoundError
+from instantid_serve.errors import ConflictError, ForbiddenError, NotFoundError, SecretShownError
+from instantid_serve.service import idempotency
 from instantid_serve.service.database import Clock, Database
+from instantid_serve.service.idempotency import IdempotencyKey
 from instantid_serve.service.tables import api_keys as table
 from instantid_serve.service.tables import owned_by
 
@@ -89,22 +92,42 @@ class ApiKeys:
         self._environment = environment
 
     def issue(
-        self, tenant: str, scopes: Sequence[str], *, label: str = "", expires_in_s: float | None = None
+        self,
+        tenant: str,
+        scopes: Sequence[str],
+        *,
+        label: str = "",
+        expires_in_s: float | None = None,
+        once: IdempotencyKey | None = None,
     ) -> IssuedKey:
-        """A new key for a tenant that exists."""
+        """A new key for a tenant that exists. Raises SecretShownError when ``once`` made one before."""
         now = self._clock()
-        with self._database.write(tenant) as connection:
-            return self._issue(connection, now, tenant, scopes, label, expires_in_s)
+        with self._writing(tenant, now, once) as connection:
+            return self._issue(connection, now, tenant, scopes, label, expires_in_s, once)
 
-    def rotate(self, tenant: str, key_id: str, *, overlap_s: float) -> IssuedKey:
-        """A new key in the place of another, which goes on working for ``overlap_s``. Raises NotFoundError."""
+    def rotate(
+        self,
+        tenant: str,
+        key_id: str,
+        *,
+        overlap_s: float,
+        within: Collection[str] | None = None,
+        once: IdempotencyKey | None = None,
+    ) -> IssuedKey:
+        """A new key in the place of another, which goes on working for ``overlap_s``.
+
+        ``within``: the scopes of whoever asks, who must not get a key that may do more. Raises NotFoundError,
+        ForbiddenError, SecretShownError.
+        """
         now = self._clock()
-        with self._database.write(tenant) as connection:
+        with self._writing(tenant, now, once) as connection:
             old = self._live(connection, tenant, key_id, now)
+            if within is not None and not set(old.scopes) <= set(within):
+                raise ForbiddenError("that API key may do more than yours", {"scopes": sorted(old.scopes)})
             until = now + overlap_s
             outlives = sa.or_(table.c.expires_at.is_(None), table.c.expires_at > until)
             connection.execute(sa.update(table).where(table.c.id == key_id, outlives).values(expires_at=until))
-            return self._issue(connection, now, tenant, old.scopes, old.label, None)
+            return self._issue(connection, now, tenant, old.scopes, old.label, None, once)
 
     def revoke(self, tenant: str, key_id: str) -> None:
         """End a key, everywhere within five seconds. Raises NotFoundError."""
@@ -125,6 +148,20 @@ class ApiKeys:
             row = connection.execute(sa.select(table).where(table.c.id == key_id, _valid(self._clock()))).one_or_none()
         return None if row is None else _record(row)
 
+    @contextlib.contextmanager
+    def _writing(
+        self, tenant: str, now: sa.ColumnElement[float], once: IdempotencyKey | None
+    ) -> Iterator[sa.Connection]:
+        try:
+            with self._database.write(tenant) as connection:
+                _refuse_again(connection, now, tenant, once)
+                yield connection
+        except ConflictError:
+            # Two requests with one key at the same moment: the other's transaction was first.
+            with self._database.read(tenant) as connection:
+                _refuse_again(connection, now, tenant, once)
+            raise
+
     def _live(self, connection: sa.Connection, tenant: str, key_id: str, now: sa.ColumnElement[float]) -> sa.Row[Any]:
         query = sa.select(table).where(table.c.id == key_id, owned_by(table, tenant), _valid(now))
         row = connection.execute(query.with_for_update()).one_or_none()
@@ -140,6 +177,7 @@ class ApiKeys:
         scopes: Sequence[str],
         label: str,
         expires_in_s: float | None,
+        once: IdempotencyKey | None,
     ) -> IssuedKey:
         key_id, key = _new_key(self._environment)
         values = {
@@ -152,7 +190,18 @@ class ApiKeys:
             "expires_at": None if expires_in_s is None else now + expires_in_s,
         }
         row = connection.execute(sa.insert(table).values(values).returning(*table.c)).one()
+        if once is not None:
+            idempotency.remember(connection, now, tenant, once, key_id)
         return IssuedKey(_record(row), key)
+
+
+def _refuse_again(
+    connection: sa.Connection, now: sa.ColumnElement[float], tenant: str, once: IdempotencyKey | None
+) -> None:
+    """A replay cannot show the key again, so it says which one it was."""
+    found = None if once is None else idempotency.find(connection, now, tenant, once)
+    if found is not None:
+        raise SecretShownError("this request made an API key before, which is not shown again", {"key_id": found})
 
 
 def _valid(now: sa.ColumnElement[float]) -> sa.ColumnElement[bool]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,8 @@ from instantid_serve.errors import ConflictError, InvalidRequestError, NotFoundE
 
 # No dot begins a part, so no key climbs out of the folder or meets a temporary file.
 _KEY = re.compile(r"[a-z0-9][a-z0-9_.-]*(/[a-z0-9][a-z0-9_.-]*)*")
+# A tenant and something of it: nothing above that is ever removed at once.
+_FOLDER = re.compile(r"[a-z0-9][a-z0-9-]{0,62}/(?:gen|idn|upl)_[0-9a-z]{1,40}")
 _LONGEST_KEY = 512
 _TEMPORARY = ".put-"
 
@@ -21,6 +24,13 @@ def check_key(key: str) -> str:
     """Return the key. Raises InvalidRequestError for one that no key function makes."""
     if len(key) > _LONGEST_KEY or not _KEY.fullmatch(key):
         raise InvalidRequestError("that is not a key of a result")
+    return key
+
+
+def check_folder(key: str) -> str:
+    """Return the key. Raises InvalidRequestError for one that names no folder of a job, an identity or an upload."""
+    if not _FOLDER.fullmatch(key):
+        raise InvalidRequestError("that is not a folder of results")
     return key
 
 
@@ -56,11 +66,42 @@ class FolderStore:
             except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
                 raise NotFoundError("there is no such result") from error
 
+    def size(self, key: str) -> int | None:
+        """The object's bytes, counted, or None; see ResultStore."""
+        path = self._path(key)
+        with _translated_errors():
+            try:
+                return path.stat().st_size if path.is_file() else None
+            except (FileNotFoundError, NotADirectoryError):
+                return None
+
     def delete(self, key: str) -> None:
         """Remove the object, if it is there; see ResultStore."""
         path = self._path(key)
         with _translated_errors():
             path.unlink(missing_ok=True)
+
+    def delete_all(self, folder_key: str) -> None:
+        """Remove every object below the folder; see ResultStore."""
+        path = self._folder / check_folder(folder_key)
+        with _translated_errors(), contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(path)
+            _sync_folder(path.parent)
+
+    def folders(self) -> Iterator[str]:
+        """The folders in which something lies; see ResultStore."""
+        with _translated_errors():
+            for tenant in self._folder.iterdir():
+                for path in tenant.iterdir() if tenant.is_dir() else ():
+                    key = f"{tenant.name}/{path.name}"
+                    if _FOLDER.fullmatch(key):
+                        yield key
+
+    def link(self, key: str, *, media_type: str, filename: str, expires_s: float) -> None:
+        """None: files have no address."""
+
+    def upload_link(self, key: str, *, media_type: str, size_bytes: int, expires_s: float) -> None:
+        """None: files have no address."""
 
     def ping(self) -> None:
         """Raises StoreError unless a file can be written now."""

@@ -19,3 +19,12 @@ def new_id(kind: Kind) -> str:
     milliseconds, rest = divmod(time.time_ns(), 1_000_000)
     value = milliseconds << 80 | 0x7 << 76 | (rest << 12) // 1_000_000 << 64 | 0b10 << 62 | secrets.randbits(62)
     return f"{kind}_{base64.b32hexencode(uuid.UUID(int=value).bytes).decode().rstrip('=').lower()}"
+
+
+def made_at(an_id: str) -> float:
+    """When :func:`new_id` made the id, on its process's clock: seconds since the epoch. Raises ValueError."""
+    digits = an_id.partition("_")[2].upper()
+    value = uuid.UUID(bytes=base64.b32hexdecode(digits + "=" * (-len(digits) % 8)))
+    if value.version != 7:  # noqa: PLR2004 - that of the ids made here
+        raise ValueError("the id was not made here")
+    return float(value.int >> 80) / 1000

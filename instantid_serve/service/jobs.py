@@ -18,11 +18,12 @@ from instantid_serve.service.database import Clock, Database
 from instantid_serve.service.idempotency import IdempotencyKey
 from instantid_serve.service.job import Job, JobStatus, NewJob
 from instantid_serve.service.job_rows import canceled_now
-from instantid_serve.service.tables import batches, owned_by, workers
+from instantid_serve.service.tables import batches, owned_by
 from instantid_serve.service.tables import jobs as table
 from instantid_serve.service.tenants import Tenant
 
-_WORKER_LOST_S = 15.0
+_LOOKED_AT_TOGETHER = 1000  # SQLite takes 32766 parameters in a statement, psycopg 65535
+_QUEUE_MOVES_S = 5  # when to try again with a full queue: about a picture's time
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -43,14 +44,6 @@ class JobFilter:
     batch_id: str | None = None
     identity_id: str | None = None
     metadata: Mapping[str, str] = dataclasses.field(default_factory=dict)
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Outlook:
-    """Where a waiting job stands: jobs before it, and seconds until it is done (None while nothing was measured)."""
-
-    position: int
-    eta_s: float | None
 
 
 class Jobs:
@@ -113,9 +106,9 @@ class Jobs:
         counts = [job.spec.count for job in new]
         # Jobs before usage, as in every end of a job: two who lock them the other way round would wait in a circle.
         tags = fairness.tags(connection, now, tenant.id, tenant.weight, new[0].priority, counts)
-        period = usage.period_of(connection.execute(sa.select(now)).scalar_one())
+        now_s = connection.execute(sa.select(now)).scalar_one()
         quota = tenant.pictures_per_month
-        usage.charge(connection, tenant.id, period, jobs=len(new), pictures=sum(counts), quota=quota)
+        period = usage.charge(connection, tenant.id, now_s, jobs=len(new), pictures=sum(counts), quota=quota)
         rows = []
         for job, finish in zip(new, tags, strict=True):
             values = _row(tenant, job, now) | {"virtual_finish": finish, "period": period}
@@ -138,34 +131,33 @@ class Jobs:
         with self._database.read(tenant) as connection:
             return [Job.from_row(row) for row in connection.execute(query)]
 
-    def changed(self, seen: Mapping[str, float]) -> list[Job]:
-        """Of the jobs by id, those that were updated since the time that was seen; for watchers of any tenant."""
-        if not seen:
-            return []
-        since = [sa.and_(table.c.id == job_id, table.c.updated_at > at) for job_id, at in seen.items()]
+    def changed(self, seen: Mapping[str, float]) -> dict[str, Job | None]:
+        """Of the jobs by id, those updated at another time than was seen, or ended; None for those that are gone.
+
+        For watchers, of any tenant. A job that is watched has not ended for its watcher yet, so what ended is told even
+        when its last two changes bear the same time; and times are compared for being other, not later, because a
+        change that waited for the row bears the time at which it began to wait.
+        """
+        found: dict[str, Job | None] = {}
+        ids = list(seen)
+        for first in range(0, len(ids), _LOOKED_AT_TOGETHER):
+            found |= self._changed({job_id: seen[job_id] for job_id in ids[first : first + _LOOKED_AT_TOGETHER]})
+        return found
+
+    def _changed(self, seen: Mapping[str, float]) -> dict[str, Job | None]:
+        look = sa.select(table.c.id, table.c.updated_at, table.c.finished_at, table.c.deleted_at)
         with self._database.read() as connection:
-            return [Job.from_row(row) for row in connection.execute(sa.select(table).where(sa.or_(*since)))]
+            rows = {row.id: row for row in connection.execute(look.where(table.c.id.in_(seen)))}
+            gone = [job_id for job_id in seen if job_id not in rows or rows[job_id].deleted_at is not None]
+            new = [i for i, row in rows.items() if row.updated_at != seen[i] or row.finished_at is not None]
+            jobs = connection.execute(sa.select(table).where(table.c.id.in_(new))) if new else ()
+            return {row.id: Job.from_row(row) for row in jobs} | dict.fromkeys(gone)
 
     def events_after(self, tenant: str, job_id: str, last_id: int) -> list[events.Event]:
         """What happened to the job after the event with ``last_id``. Raises NotFoundError."""
         with self._database.read(tenant) as connection:
             _one(connection, tenant, job_id)
             return events.after(connection, tenant, job_id, last_id)
-
-    def outlook(self, job: Job) -> Outlook:
-        """How long a queued or running job still takes, from the speed its workers measured."""
-        ahead = sa.select(sa.func.count(), sa.func.coalesce(sa.func.sum(table.c.steps), 0)).where(
-            table.c.status == JobStatus.QUEUED, table.c.virtual_finish < job.virtual_finish
-        )
-        alive = workers.c.seen_at > self._clock() - _WORKER_LOST_S
-        speed = sa.select(sa.func.sum(workers.c.steps_per_s), sa.func.max(workers.c.step_s)).where(alive)
-        with self._database.read() as connection:
-            position, steps_ahead = connection.execute(ahead).one() if job.status is JobStatus.QUEUED else (0, 0)
-            steps_per_s, step_s = connection.execute(speed).one()
-        if not steps_per_s or not step_s:
-            return Outlook(position, None)
-        own_s = (job.steps - job.step) / job.spec.count * step_s  # its pictures are made side by side
-        return Outlook(position, steps_ahead / steps_per_s + own_s)
 
     def request_cancel(self, tenant: str, job_id: str) -> Job:
         """Cancel the tenant's job: a queued one now, a running one when its worker hears of it. An ended one stays.
@@ -221,7 +213,7 @@ def _check_queue(connection: sa.Connection, tenant: Tenant, more: int) -> None:
     waiting = sa.and_(owned_by(table, tenant.id), table.c.status == JobStatus.QUEUED)
     queued = connection.execute(sa.select(sa.func.count()).select_from(table).where(waiting)).scalar_one()
     if queued + more > tenant.max_queued_jobs:
-        facts = {"max_queued_jobs": tenant.max_queued_jobs, "queued": queued}
+        facts = {"max_queued_jobs": tenant.max_queued_jobs, "queued": queued, "retry_after_s": _QUEUE_MOVES_S}
         raise QueueFullError("as many generations wait as may", facts)
 
 

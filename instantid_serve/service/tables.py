@@ -24,7 +24,7 @@ tenants = sa.Table(
     sa.Column("pictures_per_month", sa.Integer),
     sa.Column("retention_s", sa.Double),
     sa.Column("defaults", _json, nullable=False),  # parameters of a generation that its requests leave out
-    sa.Column("webhook_secret", sa.Text),  # signs the webhooks that single requests name
+    sa.Column("webhook_secrets", _json),  # sign the webhooks that single requests name; as those of an endpoint
     sa.Column("created_at", sa.Double, nullable=False),
     sa.Column("updated_at", sa.Double, nullable=False),
 )
@@ -200,6 +200,9 @@ webhook_endpoints = sa.Table(
     sa.Column("secrets", _json, nullable=False),  # [{"secret", "expires_at"}], the newest first
     sa.Column("description", sa.Text, nullable=False),
     sa.Column("created_at", sa.Double, nullable=False),
+    sa.Column("delivered_at", sa.Double),  # the last time that it took something, to the minute
+    sa.Column("failing_since", sa.Double),  # the first of the failures in a row; NULL: the last attempt succeeded
+    sa.Column("failed_at", sa.Double),  # the last of them
     sa.Column("disabled_at", sa.Double),
     sa.Column("disabled_reason", sa.Text),
     sa.Index("webhook_endpoints_by_tenant", "tenant", "created_at", "id"),
@@ -213,19 +216,21 @@ webhook_deliveries = sa.Table(  # the outbox and, once done, the log
     sa.Column("message_id", sa.Text, nullable=False),  # `webhook-id`: the same for every attempt
     sa.Column("endpoint_id", sa.Text),  # NULL: a URL that one job named
     sa.Column("url", sa.Text, nullable=False),
+    sa.Column("host", sa.Text, nullable=False),  # of the URL, with its port: no host is sent too much at once
     sa.Column("job_id", sa.Text),
     sa.Column("type", sa.Text, nullable=False),
     sa.Column("payload", _json, nullable=False),
     sa.Column("status", sa.Text, nullable=False),  # pending, sending, delivered, failed
     sa.Column("attempts", _json, nullable=False),  # [{"at", "status", "error", "took_s"}]
+    sa.Column("tries", sa.Integer, nullable=False),  # claims since it was made, or asked for again
     sa.Column("due_at", sa.Double, nullable=False),
     sa.Column("lease_until", sa.Double),
     sa.Column("fence", sa.BigInteger, nullable=False),
     sa.Column("created_at", sa.Double, nullable=False),
     sa.Column("finished_at", sa.Double),
     sa.Index("webhook_deliveries_due", "status", "due_at"),
-    sa.Index("webhook_deliveries_by_endpoint", "endpoint_id", "created_at", "id"),
-    sa.Index("webhook_deliveries_by_tenant", "tenant", "created_at", "id"),
+    sa.Index("webhook_deliveries_by_endpoint", "endpoint_id", "id"),
+    sa.Index("webhook_deliveries_by_job", "job_id"),
 )
 
 OF_TENANTS = (  # tables whose rows belong to one tenant, in the column `tenant`

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+import math
 from typing import Any
 
 import sqlalchemy as sa
@@ -11,6 +12,8 @@ import sqlalchemy as sa
 from instantid_serve.errors import QuotaExceededError
 from instantid_serve.service.job import JobStatus
 from instantid_serve.service.tables import owned_by, usage
+
+_LONGEST_RETRY_S = 86_400  # a quota may be raised before the month is over
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -32,22 +35,38 @@ def period_of(time_s: float) -> str:
     return dt.datetime.fromtimestamp(time_s, tz=dt.UTC).strftime("%Y-%m")
 
 
-def charge(connection: sa.Connection, tenant: str, period: str, *, jobs: int, pictures: int, quota: int | None) -> None:
-    """Count what was accepted. Raises QuotaExceededError when the month's pictures would be more than ``quota``.
+def period_end(time_s: float) -> float:
+    """When the month that ``time_s`` lies in is over: seconds since the epoch."""
+    first = dt.datetime.fromtimestamp(time_s, tz=dt.UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    return (first + dt.timedelta(days=32)).replace(day=1).timestamp()
 
-    The caller holds the tenant's row, so no other charge comes between.
+
+def charge(connection: sa.Connection, tenant: str, now_s: float, *, jobs: int, pictures: int, quota: int | None) -> str:
+    """Count what was accepted, and return the month it is counted in.
+
+    Raises QuotaExceededError when the month's pictures would be more than ``quota``. The caller holds the tenant's
+    row, so no other charge comes between.
     """
+    period = period_of(now_s)
     mine = sa.and_(owned_by(usage, tenant), usage.c.period == period)
     found = connection.execute(sa.select(usage.c.pictures).where(mine)).scalar_one_or_none()
     used = found or 0
     if quota is not None and used + pictures > quota:
-        raise QuotaExceededError("the pictures of this month are used up", {"quota": quota, "used": used})
+        raise QuotaExceededError("the pictures of this month are used up", _refusal(now_s, quota, used))
     if found is None:
         values = {"tenant": tenant, "period": period, "pictures": pictures, "jobs": jobs, "made": 0, "denoise_s": 0.0}
         connection.execute(sa.insert(usage).values(values))
-        return
-    grown = {"pictures": usage.c.pictures + pictures, "jobs": usage.c.jobs + jobs}
-    connection.execute(sa.update(usage).where(mine).values(grown))
+    else:
+        grown = {"pictures": usage.c.pictures + pictures, "jobs": usage.c.jobs + jobs}
+        connection.execute(sa.update(usage).where(mine).values(grown))
+    return period
+
+
+def _refusal(now_s: float, quota: int, used: int) -> dict[str, Any]:
+    ends_at = period_end(now_s)
+    resets_at = dt.datetime.fromtimestamp(ends_at, tz=dt.UTC).isoformat()
+    retry_after_s = min(math.ceil(ends_at - now_s), _LONGEST_RETRY_S)
+    return {"quota": quota, "used": used, "resets_at": resets_at, "retry_after_s": retry_after_s}
 
 
 def settle(connection: sa.Connection, row: sa.Row[Any]) -> None:

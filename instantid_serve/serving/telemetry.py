@@ -59,6 +59,21 @@ class StageMetrics:
         self._outcomes.inc(1, tags={"stage": stage, "code": code})
 
 
+class WebhookMetrics:
+    """What the attempts to deliver webhooks came to."""
+
+    def __init__(self) -> None:
+        self._outcomes = metrics.Counter(
+            "instantid_webhook_deliveries",
+            "Attempts to deliver a webhook by outcome: delivered, retried, failed, disabled or stale.",
+            ("outcome",),
+        )
+
+    def settled(self, outcome: str) -> None:
+        """Count one attempt."""
+        self._outcomes.inc(1, tags={"outcome": outcome})
+
+
 def log_as_serve_does() -> None:
     """Send this package's log lines to the replica's log, in the encoding the config file's logging_config names."""
     serve_log, ours = logging.getLogger("ray.serve"), logging.getLogger("instantid_serve")

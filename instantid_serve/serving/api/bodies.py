@@ -1,37 +1,89 @@
-"""Reads a generation's body, JSON or form, strictly: what is not exactly understood is refused, never guessed."""
+"""Reads a body that may bring photos, JSON or form: what is not exactly understood is refused, never guessed."""
 
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
+import dataclasses
 import json
 import math
-import re
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Collection, Mapping
 from email.message import Message
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from fastapi import Request
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from starlette.datastructures import FormData, Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from instantid_serve.errors import InvalidRequestError, MalformedBodyError, MediaTypeError
+from instantid_serve.service.tenants import Tenant
+from instantid_serve.serving.api.defaults import with_defaults
+from instantid_serve.serving.api.job_fields import JSON_FIELDS
+from instantid_serve.serving.api.photo_sources import PHOTO_FIELD, PhotoSource, take_source
 from instantid_serve.serving.api.problems import invalid
 from instantid_serve.serving.api.schemas import GenerationFields
 
-PHOTO_FIELD = "image"
 JSON_TYPE, FORM_TYPE = "application/json", "multipart/form-data"
 _MAX_FORM_FIELDS = 64  # more than there are parameters: an unknown one is named, ten thousand are not read
 _MAX_FIELD_BYTES = 64 * 1024
-_DATA_URI = re.compile(r"data:image/(?:jpeg|png|webp);base64,")
+
+Model = TypeVar("Model", bound=BaseModel)
 
 
-async def read_generation(request: Request, model: type[GenerationFields]) -> tuple[GenerationFields, bytes]:
-    """Return the checked fields and the photo's bytes, undecoded.
+@dataclasses.dataclass(frozen=True, slots=True)
+class Body:
+    """A body, taken apart: JSON's members, or a form's texts and files.
+
+    Whoever understands one of ``values`` takes it out; :meth:`rest` refuses what nobody did.
+    """
+
+    values: dict[str, Any]
+    files: Mapping[str, list[bytes]]
+    is_form: bool
+
+    def rest(self, model: type[Model]) -> Model:
+        """What is left of ``values``, checked. Raises InvalidRequestError."""
+        try:
+            return model.model_validate_strings(self.values) if self.is_form else model.model_validate(self.values)
+        except ValidationError as error:
+            raise invalid(error.errors(include_input=False, include_url=False, include_context=False)) from None
+
+
+async def read_generation(
+    request: Request, model: type[GenerationFields], tenant: Tenant
+) -> tuple[GenerationFields, PhotoSource]:
+    """Return the checked fields, with the tenant's defaults, and where the photo is to be had.
 
     Raises MediaTypeError, MalformedBodyError, InvalidRequestError, and BodyTooLargeError while reading.
+    """
+    body = await read_body(request, max_files={PHOTO_FIELD: 1})
+    # A thread: fifteen megabytes of base64 take a tenth of a second, in which nobody else would be answered.
+    return await asyncio.to_thread(_generation, body, model, tenant)
+
+
+def _generation(body: Body, model: type[GenerationFields], tenant: Tenant) -> tuple[GenerationFields, PhotoSource]:
+    source = take_source(body.values, body.files)
+    values = with_defaults(body.values, tenant, as_text=body.is_form)
+    if not body.is_form:
+        return Body(values, {}, is_form=False).rest(model), source
+    # A form's texts say numbers and words; what has parts of its own comes as JSON in one of them.
+    parts = {name: _json_field(name, values.pop(name)) for name in JSON_FIELDS if name in values}
+    flat = Body(values, {}, is_form=True).rest(model)
+    return Body(flat.model_dump(exclude_unset=True) | parts, {}, is_form=False).rest(model), source
+
+
+def _json_field(name: str, text: str) -> object:
+    try:
+        return parse_json(text.encode())
+    except MalformedBodyError:
+        raise _field_error(name, "in a form this field is JSON") from None
+
+
+async def read_body(request: Request, *, max_files: Mapping[str, int], lists: Collection[str] = ()) -> Body:
+    """The body, JSON or form.
+
+    ``max_files``: how many files a form may bring, by name. ``lists``: names that a form may give several texts, which
+    become a list. Raises MediaTypeError, MalformedBodyError, InvalidRequestError, and BodyTooLargeError while reading.
     """
     if request.headers.get("content-encoding", "identity") != "identity":
         raise MediaTypeError("compressed bodies are not read here")
@@ -42,10 +94,12 @@ async def read_generation(request: Request, model: type[GenerationFields]) -> tu
         raise MediaTypeError("the body must be UTF-8")
     match declared.get_content_type():
         case "application/json":
-            # A thread: fifteen megabytes of JSON take a tenth of a second, in which nobody else would be answered.
-            return await asyncio.to_thread(_from_json, await request.body(), model)
+            parsed = await asyncio.to_thread(parse_json, await request.body())  # a thread: see read_generation
+            if not isinstance(parsed, dict):
+                raise InvalidRequestError("the body must be a JSON object")
+            return Body(parsed, {}, is_form=False)
         case "multipart/form-data":
-            return await _from_form(await _parse_form(request, declared), model)
+            return await _from_form(await _parse_form(request, declared, sum(max_files.values())), max_files, lists)
         case _:
             raise MediaTypeError(f"the body must be {JSON_TYPE} or {FORM_TYPE}")
 
@@ -85,52 +139,28 @@ def _finite(digits: str) -> float:
     return number
 
 
-def _from_json(body: bytes, model: type[GenerationFields]) -> tuple[GenerationFields, bytes]:
-    parsed = parse_json(body)
-    if not isinstance(parsed, dict):
-        raise InvalidRequestError("the body must be a JSON object")
-    photo = parsed.pop(PHOTO_FIELD, None)
-    if not isinstance(photo, str):
-        raise _field_error(PHOTO_FIELD, "the photo is missing: give it in base64")
+async def _from_form(form: FormData, max_files: Mapping[str, int], lists: Collection[str]) -> Body:
     try:
-        fields = model.model_validate(parsed)
-    except ValidationError as error:
-        raise invalid(error.errors(include_input=False, include_url=False, include_context=False)) from None
-    return fields, _decode_base64(photo)
-
-
-def _decode_base64(text: str) -> bytes:
-    prefix = _DATA_URI.match(text)
-    try:
-        return base64.b64decode(text[prefix.end() if prefix else 0 :], validate=True)
-    except (binascii.Error, ValueError):
-        raise _field_error(PHOTO_FIELD, "the photo is not base64") from None
-
-
-async def _from_form(form: FormData, model: type[GenerationFields]) -> tuple[GenerationFields, bytes]:
-    try:
-        fields = {name: value for name, value in form.multi_items() if isinstance(value, str)}
-        files = {name: value for name, value in form.multi_items() if isinstance(value, UploadFile)}
-        if len(fields) + len(files) < len(form.multi_items()):
-            raise MalformedBodyError("the form names a field twice")
-        photo = files.pop(PHOTO_FIELD, None)
-        if photo is None:
-            raise _field_error(PHOTO_FIELD, "the photo is missing: send it as a file")
-        if files:
-            raise _field_error(next(iter(files))[:100], "this field is not a file")
-        return _validate_strings(fields, model), await photo.read()
-    finally:
-        await form.close()
-
-
-def _validate_strings(fields: dict[str, str], model: type[GenerationFields]) -> GenerationFields:
-    try:
-        texts = {_utf8(name): _utf8(value) for name, value in fields.items()}
-        return model.model_validate_strings(texts)
+        texts: dict[str, list[str]] = {}
+        files: dict[str, list[bytes]] = {}
+        for name, value in form.multi_items():
+            if isinstance(value, UploadFile):
+                files.setdefault(name, []).append(await value.read())
+            else:
+                texts.setdefault(_utf8(name), []).append(_utf8(value))
     except UnicodeDecodeError:
         raise MalformedBodyError("a form field is not valid UTF-8 text") from None
-    except ValidationError as error:
-        raise invalid(error.errors(include_input=False, include_url=False, include_context=False)) from None
+    finally:
+        await form.close()
+    if any(len(files[name]) > max_files.get(name, 1) for name in files):
+        raise MalformedBodyError("the form names a field twice")
+    if any(len(given) > 1 for name, given in texts.items() if name not in lists) or texts.keys() & files.keys():
+        raise MalformedBodyError("the form names a field twice")
+    for name in files.keys() - max_files.keys():
+        raise _field_error(name[:100], "this field is not a file")
+    for name in texts.keys() & max_files.keys():
+        raise _field_error(name, "send the photo as a file")
+    return Body({name: given if name in lists else given[0] for name, given in texts.items()}, files, is_form=True)
 
 
 def _utf8(text: str) -> str:
@@ -138,7 +168,7 @@ def _utf8(text: str) -> str:
     return text.encode("latin-1").decode("utf-8")
 
 
-async def _parse_form(request: Request, declared: Message) -> FormData:
+async def _parse_form(request: Request, declared: Message, max_files: int) -> FormData:
     boundary = declared.get_param("boundary")
     if not isinstance(boundary, str) or not boundary.isascii() or '"' in boundary:
         raise MalformedBodyError("the form's boundary is missing")
@@ -154,7 +184,7 @@ async def _parse_form(request: Request, declared: Message) -> FormData:
     # latin-1 instead of what the caller names: Python has text codecs that are slow to decode on purpose.
     headers = Headers({"content-type": f'{FORM_TYPE}; charset=latin-1; boundary="{boundary}"'})
     parser = MultiPartParser(
-        headers, chunks(), max_files=1, max_fields=_MAX_FORM_FIELDS, max_part_size=_MAX_FIELD_BYTES
+        headers, chunks(), max_files=max_files, max_fields=_MAX_FORM_FIELDS, max_part_size=_MAX_FIELD_BYTES
     )
     parser.spool_max_size = len(body) + 1
     try:

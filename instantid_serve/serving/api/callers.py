@@ -7,11 +7,13 @@ from collections.abc import Awaitable, Callable
 from typing import Annotated
 
 from fastapi import Depends, Request
+from fastapi.dependencies.models import Dependant
 
 from instantid_serve.errors import ForbiddenError, SuspendedError, UnauthorizedError
 from instantid_serve.service.keyring import Caller
 from instantid_serve.service.tenants import Tenant
-from instantid_serve.serving.api.context import Context
+from instantid_serve.serving.api import throttle
+from instantid_serve.serving.api.context import ApiContext, Context
 from instantid_serve.settings import Scope
 
 
@@ -25,11 +27,19 @@ def _presented_key(request: Request) -> str:
     return key.strip()
 
 
-async def _caller(request: Request, context: Context) -> Caller:
+async def _known(request: Request, context: ApiContext) -> Caller:
     key = _presented_key(request)
     caller = context.keyring.remembered(key)
-    if caller is None:
-        caller = await asyncio.to_thread(context.keyring.caller, key)
+    return await asyncio.to_thread(context.keyring.caller, key) if caller is None else caller
+
+
+async def _caller(request: Request, context: Context) -> Caller:
+    try:
+        caller = await _known(request, context)
+    except UnauthorizedError:
+        await throttle.count_failed_login(request, context)
+        raise
+    await throttle.count_request(request, context, caller.tenant)
     if caller.tenant.suspended:
         raise SuspendedError("this tenant is suspended")
     return caller
@@ -38,13 +48,28 @@ async def _caller(request: Request, context: Context) -> Caller:
 AnyCaller = Annotated[Caller, Depends(_caller)]
 
 
+_SCOPES: dict[Callable[..., object], Scope] = {}  # of the dependencies made below
+
+
 def _with(scope: Scope) -> Callable[[Caller], Awaitable[Tenant]]:
     async def tenant(caller: AnyCaller) -> Tenant:
         if scope not in caller.scopes:
             raise ForbiddenError("this API key may not do that", {"scope": scope})
         return caller.tenant
 
+    _SCOPES[tenant] = scope
     return tenant
+
+
+def required_scope(route: Dependant) -> Scope | None:
+    """The scope that a route's dependencies ask for; None where any key does, or none is needed."""
+    waiting = [route]
+    while waiting:
+        dependency = waiting.pop()
+        if dependency.call in _SCOPES:
+            return _SCOPES[dependency.call]
+        waiting += dependency.dependencies
+    return None
 
 
 # The tenant, for a route that needs the scope.

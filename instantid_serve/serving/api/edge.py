@@ -11,6 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from instantid_serve.errors import BodyTooLargeError
 from instantid_serve.serving.api.problems import problem, unexpected
+from instantid_serve.serving.api.throttle import rate_headers
 
 Observe = Callable[[str, str, int, float], None]  # method, route, status, seconds
 
@@ -39,7 +40,7 @@ class Edge:
             await self._app(scope, receive, send)
             return
         started = time.perf_counter()
-        answer = _Answer(send)
+        answer = _Answer(scope, send)
         try:
             await self._serve(scope, receive, answer)
         finally:
@@ -80,9 +81,10 @@ class Edge:
 
 
 class _Answer:
-    """Sends the answer on with the security headers, and remembers its status (0 until it starts)."""
+    """Sends the answer on with the headers that all have, and remembers its status (0 until it starts)."""
 
-    def __init__(self, send: Send) -> None:
+    def __init__(self, scope: Scope, send: Send) -> None:
+        self._scope = scope
         self._send = send
         self.status = 0
 
@@ -90,7 +92,7 @@ class _Answer:
         if message["type"] == "http.response.start":
             self.status = message["status"]
             headers = MutableHeaders(scope=message)
-            for name, value in _HEADERS.items():
+            for name, value in (_HEADERS | rate_headers(self._scope)).items():
                 headers.setdefault(name, value)
         await self._send(message)
 

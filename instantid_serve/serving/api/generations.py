@@ -1,67 +1,107 @@
-"""Routes of generations: create, look, cancel, fetch."""
+"""Routes of generations: create, list, look, cancel, delete, fetch."""
 
 from __future__ import annotations
 
 import asyncio
-import datetime as dt
-import re
-import time
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Request, Response
 
-from instantid_serve.errors import NotFoundError, UnavailableError
+from instantid_serve.errors import NotFoundError
+from instantid_serve.service.idempotency import IdempotencyKey, fingerprint
 from instantid_serve.service.job import Job
 from instantid_serve.serving.api.bodies import read_generation
 from instantid_serve.serving.api.callers import GenerationsReader, GenerationsWriter
-from instantid_serve.serving.api.context import ApiContext, Context
-from instantid_serve.serving.api.schemas import ImageOut, JobOut, ProgressOut
+from instantid_serve.serving.api.context import Context
+from instantid_serve.serving.api.intake import Asked, Terms
+from instantid_serve.serving.api.job_views import PATH, JobId, JobList, JobOut, filename_of, url_of
+from instantid_serve.serving.api.lists import JobsPage, cursor, scope_of
+from instantid_serve.serving.api.photo_sources import fingerprint_of
+from instantid_serve.serving.api.preferences import REPLAYED, DeadlineSeconds, IdempotencyKeySent, WaitSeconds
 
-router = APIRouter(prefix="/v1/generations", tags=["generations"])
-_WAIT = re.compile(r"(?:^|[,;])\s*wait\s*(?:=\s*\"?(\d{1,6})\"?\s*)?(?:$|[,;])", re.IGNORECASE)
+router = APIRouter(prefix=PATH, tags=["generations"])
 _MAX_IMAGE_INDEX = 999
 _PICTURES_NEVER_CHANGE = "private, max-age=86400, immutable"
 
-# No NUL: PostgreSQL's text cannot hold it, so it could not even be looked for.
-JobId = Annotated[
-    str, Path(max_length=64, pattern=r"^[^\x00]*$", description="The id that creating the generation returned.")
-]
+_HEADERS: dict[str, Any] = {
+    "Location": {"schema": {"type": "string"}, "description": "Where the generation is."},
+    "Preference-Applied": {"schema": {"type": "string"}, "description": "The wait that was granted."},
+    REPLAYED: {"schema": {"type": "string", "enum": ["true"]}, "description": "An earlier request created it."},
+}
 
 
 @router.post(
     "",
     status_code=202,
     response_model=JobOut,
-    responses={200: {"model": JobOut, "description": "Done within the time that `Prefer: wait=N` gave."}},
+    responses={
+        200: {"model": JobOut, "description": "Done within the time that `Prefer: wait=N` gave.", "headers": _HEADERS},
+        202: {"headers": _HEADERS},
+    },
 )
-async def create(request: Request, tenant: GenerationsWriter, context: Context, response: Response) -> JobOut:
+async def create(
+    request: Request,
+    tenant: GenerationsWriter,
+    context: Context,
+    response: Response,
+    wait_s: WaitSeconds,
+    deadline_s: DeadlineSeconds,
+    sent_key: IdempotencyKeySent,
+) -> JobOut:
     """Ask for pictures of the person in a photo.
 
     The answer is the job, once it is safely stored. With `Prefer: wait=N` it comes as soon as the job is done, and
     after N seconds at the latest.
     """
     async with context.intake.room:
-        fields, photo = await read_generation(request, context.fields)
-        job = await context.intake.accept(tenant, fields, photo)
-    response.headers["Location"] = _url(job.id)
-    wait_s = _wanted_wait_s(request, context.settings.api.max_wait_s)
+        asked = Asked(*await read_generation(request, context.fields, tenant))
+        key = await asyncio.to_thread(_key, sent_key, asked)
+        accepted = await context.intake.replay(tenant, key)
+        if accepted is None:
+            accepted = await context.intake.accept(tenant, asked, Terms(key, deadline_s))
+    (job,) = accepted.jobs
+    response.headers["Location"] = url_of(job.id)
+    if accepted.replayed:
+        response.headers[REPLAYED] = "true"
     if wait_s is not None:
         response.headers["Preference-Applied"] = f"wait={wait_s:g}"
-        job = await _wait(job, context, wait_s)
+        job = await context.watch.ended(job, wait_s)
         response.status_code = 200 if job.status.terminal else 202
-    return job_out(job)
+    return await _view(context, job)
+
+
+@router.get("", response_model=JobList)
+async def find(query: JobsPage, tenant: GenerationsReader, context: Context) -> JobList:
+    """Your generations, the newest first.
+
+    `metadata.<key>=<value>` lists those with that pair in their metadata; given several times, those with all of them.
+    """
+    scope = scope_of(tenant.id, PATH, query.filter)
+    before = query.before(scope)
+    # One more than wanted tells whether another page follows.
+    jobs = await asyncio.to_thread(context.jobs.find, tenant.id, query.jobs, before, query.limit + 1)
+    page, more = jobs[: query.limit], len(jobs) > query.limit
+    views = await asyncio.to_thread(lambda: [context.views.of(job) for job in page])
+    return JobList(data=views, next_cursor=cursor((page[-1].created_at, page[-1].id), scope) if more else None)
 
 
 @router.get("/{job_id}", response_model=JobOut)
 async def look(job_id: JobId, tenant: GenerationsReader, context: Context) -> JobOut:
     """A generation as it stands."""
-    return job_out(await asyncio.to_thread(context.jobs.get, tenant.id, job_id))
+    return await _view(context, await asyncio.to_thread(context.jobs.get, tenant.id, job_id))
+
+
+@router.delete("/{job_id}", status_code=204)
+async def delete(job_id: JobId, tenant: GenerationsWriter, context: Context) -> None:
+    """Remove a generation with its photo and pictures, at once and for good. One that runs is canceled."""
+    await asyncio.to_thread(context.jobs.delete, tenant.id, job_id)
+    await context.intake.discard(tenant, [job_id])  # what is written from now on, the housekeeper sweeps
 
 
 @router.post("/{job_id}/cancel", response_model=JobOut)
 async def cancel(job_id: JobId, tenant: GenerationsWriter, context: Context) -> JobOut:
     """Stop a generation between two denoising steps. One that has ended stays as it is."""
-    return job_out(await asyncio.to_thread(context.jobs.request_cancel, tenant.id, job_id))
+    return await _view(context, await asyncio.to_thread(context.jobs.request_cancel, tenant.id, job_id))
 
 
 @router.get(
@@ -71,7 +111,7 @@ async def cancel(job_id: JobId, tenant: GenerationsWriter, context: Context) -> 
 )
 async def fetch(
     job_id: JobId,
-    index: Annotated[int, Path(ge=0, le=_MAX_IMAGE_INDEX)],
+    index: Annotated[int, Path(ge=0, le=_MAX_IMAGE_INDEX, description="Which picture, counted from 0.")],
     request: Request,
     tenant: GenerationsReader,
     context: Context,
@@ -84,65 +124,19 @@ async def fetch(
     headers = {"ETag": f'"{image.sha256}"', "Cache-Control": _PICTURES_NEVER_CHANGE}
     if headers["ETag"] in request.headers.get("if-none-match", ""):
         return Response(status_code=304, headers=headers)
-    data = await asyncio.to_thread(context.intake.read, image.key)
-    extension = image.media_type.rpartition("/")[2]
-    headers["Content-Disposition"] = f'inline; filename="{job.id}-{index}.{extension}"'
+    data = await asyncio.to_thread(context.store.get, image.key)
+    headers["Content-Disposition"] = f'inline; filename="{filename_of(job, index)}"'
     return Response(data, media_type=image.media_type, headers=headers)
 
 
-async def _wait(job: Job, context: ApiContext, wait_s: float) -> Job:
-    """The job as it is when it has ended, or after ``wait_s`` seconds. It is safe already: an outage is no error."""
-    ends = time.monotonic() + wait_s
-    while not job.status.terminal and (left := ends - time.monotonic()) > 0:
-        await asyncio.sleep(min(context.settings.api.poll_s, left))
-        try:
-            job = await asyncio.to_thread(context.jobs.get, job.tenant, job.id)
-        except UnavailableError:
-            continue
-    return job
-
-
-def _wanted_wait_s(request: Request, longest_s: float) -> float | None:
-    """Seconds that `Prefer: wait` asks for, at most ``longest_s``; a preference that makes no sense is ignored."""
-    found = _WAIT.search(",".join(request.headers.getlist("prefer")))
-    if found is None:
+def _key(sent: str | None, asked: Asked) -> IdempotencyKey | None:
+    """The fingerprint is of what the caller asked for, so before a seed is drawn."""
+    if sent is None:
         return None
-    return min(float(found[1]), longest_s) if found[1] else longest_s
+    source, contents = fingerprint_of(asked.source)
+    fields = asked.fields.model_dump(mode="json") | source
+    return IdempotencyKey(sent, fingerprint(f"POST {PATH}", fields, *contents))
 
 
-def _url(job_id: str) -> str:
-    return f"{router.prefix}/{job_id}"
-
-
-def job_out(job: Job) -> JobOut:
-    """A job as its tenant sees it."""
-    return JobOut(
-        id=job.id,
-        status=job.status.value,
-        done=job.status.terminal,
-        created_at=_time(job.created_at),
-        started_at=_time(job.started_at) if job.started_at else None,
-        finished_at=_time(job.finished_at) if job.finished_at else None,
-        attempts=job.attempts,
-        cancel_requested=job.cancel_requested,
-        progress=ProgressOut(step=job.step, steps=job.steps),
-        parameters=job.spec.to_json(),
-        images=[_image_out(job, index) for index in range(len(job.images))],
-        error=_error_out(job.error) if job.error else None,
-        timings=dict(job.timings),
-    )
-
-
-def _image_out(job: Job, index: int) -> ImageOut:
-    image = job.images[index]
-    values = {name: value for name, value in image.to_json().items() if name != "key"}
-    return ImageOut(index=index, url=f"{_url(job.id)}/images/{index}", **values)
-
-
-def _error_out(error: Any) -> dict[str, Any]:  # noqa: ANN401 - JSON of the row
-    """The same members a problem answer has: the facts of the case stand beside the code."""
-    return {**error.get("facts", {}), **{name: value for name, value in error.items() if name != "facts"}}
-
-
-def _time(seconds: float) -> dt.datetime:
-    return dt.datetime.fromtimestamp(seconds, tz=dt.UTC)
+async def _view(context: Context, job: Job) -> JobOut:
+    return await asyncio.to_thread(context.views.of, job)

@@ -15,6 +15,7 @@ from prometheus_client.registry import Collector
 
 from instantid_serve import samplers
 from instantid_serve.errors import UnavailableError
+from instantid_serve.service.delivery_queue import DeliveryQueue
 from instantid_serve.service.job import JobStatus
 from instantid_serve.service.job_queue import JobQueue
 from instantid_serve.serving.api.callers import AnyCaller
@@ -84,8 +85,9 @@ def request_seconds(registry: CollectorRegistry) -> Histogram:
 class JobsCollector(Collector):
     """Asks the jobs table at every scrape, so that each replica tells the same truth."""
 
-    def __init__(self, queue: JobQueue) -> None:
+    def __init__(self, queue: JobQueue, deliveries: DeliveryQueue) -> None:
         self._queue = queue
+        self._deliveries = deliveries
 
     def describe(self) -> Iterator[Metric]:
         """Nothing in advance: registering must not ask the database."""
@@ -117,4 +119,9 @@ class JobsCollector(Collector):
             "instantid_queue_oldest_age_seconds",
             "Seconds the oldest waiting job has waited.",
             value=self._queue.oldest_queued_age_s(),
+        )
+        yield GaugeMetricFamily(
+            "instantid_webhook_oldest_pending_seconds",
+            "Seconds for which the webhook that is most overdue has been due.",
+            value=self._deliveries.oldest_due_age_s(),
         )

@@ -1,17 +1,18 @@
-"""The parameters of a generation as callers send them, and the job as they get it back."""
+"""A generation as callers ask for it: its parameters, with the server's limits, and what they come to."""
 
 from __future__ import annotations
 
-import datetime as dt
+import dataclasses
 import secrets
 import unicodedata
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, create_model, field_validator, model_validator
 
 from instantid_serve import samplers, sizing
 from instantid_serve.errors import UnknownModelError
 from instantid_serve.messages import Fit, GenerationSpec, ImageFormat
+from instantid_serve.serving.api.job_fields import JobFields, no_nul
 from instantid_serve.settings import LimitSettings
 
 MAX_SEED = 2**32 - 1  # exact in every JSON reader, and what other services take
@@ -24,8 +25,12 @@ _Fraction = Annotated[float, Field(ge=0, le=1)]
 _Invisible = ("Z", "C")  # Unicode categories: separators, and control, format and unassigned characters
 
 
-class GenerationFields(BaseModel):
-    """What may be asked of a generation, beside the photo. :func:`fields_model` adds the server's own limits."""
+# What the caller may leave open is decided by :func:`resolve`.
+_TAKEN_OVER = {field.name for field in dataclasses.fields(GenerationSpec)} - {"width", "height", "seed"}
+
+
+class PictureFields(BaseModel):
+    """What may be asked of the pictures. :func:`fields_model` adds the server's own limits."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
@@ -66,9 +71,7 @@ class GenerationFields(BaseModel):
     @field_validator("prompt", "negative_prompt", "sampler", "model")
     @classmethod
     def _no_nul(cls, text: str | None) -> str | None:
-        if text is not None and "\0" in text:  # PostgreSQL's text cannot hold it
-            raise ValueError("text must not contain NUL")
-        return text
+        return text if text is None else no_nul(text)
 
     @model_validator(mode="after")
     def _belong_together(self) -> Self:
@@ -77,6 +80,10 @@ class GenerationFields(BaseModel):
         if self.identitynet_start > self.identitynet_end:
             raise ValueError("identitynet_start must not be after identitynet_end")
         return self
+
+
+class GenerationFields(PictureFields, JobFields):
+    """All that may be asked of a generation, beside the photo."""
 
 
 def fields_model(limits: LimitSettings) -> type[GenerationFields]:
@@ -103,7 +110,7 @@ def resolve(
         raise UnknownModelError("that model is not served here", {"served": [preset]})
     samplers.resolve(fields.sampler)
     width, height = _size(fields, photo_size, limits)
-    values = fields.model_dump(exclude={"model", "width", "height", "seed"})
+    values = fields.model_dump(include=_TAKEN_OVER)
     seed = secrets.randbelow(MAX_SEED + 1) if fields.seed is None else fields.seed
     return GenerationSpec(**values, seed=seed, width=width, height=height)
 
@@ -115,44 +122,3 @@ def _size(fields: GenerationFields, photo_size: tuple[int, int], limits: LimitSe
         width, height = fields.width, fields.height
     sizing.check_size(width, height, min_side=limits.min_side, max_side=limits.max_side, max_pixels=limits.max_pixels)
     return width, height
-
-
-class ProgressOut(BaseModel):
-    """Denoise steps done, over all pictures of the job."""
-
-    step: int
-    steps: int
-
-
-class ImageOut(BaseModel):
-    """One finished picture. ``url`` is a path on this server and needs the same API key."""
-
-    index: int
-    url: str
-    width: int
-    height: int
-    seed: int
-    sha256: str
-    size_bytes: int
-    media_type: str
-    precision: str
-    stats: dict[str, float]
-
-
-class JobOut(BaseModel):
-    """A job. Exactly one of ``images`` and ``error`` says how it ended once ``done`` is true, or it was canceled."""
-
-    id: str
-    object: Literal["generation"] = "generation"
-    status: Literal["queued", "running", "succeeded", "failed", "canceled", "expired"]
-    done: bool
-    created_at: dt.datetime
-    started_at: dt.datetime | None
-    finished_at: dt.datetime | None
-    attempts: int
-    cancel_requested: bool
-    progress: ProgressOut
-    parameters: dict[str, Any]
-    images: list[ImageOut]
-    error: dict[str, Any] | None
-    timings: dict[str, float]

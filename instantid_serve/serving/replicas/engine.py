@@ -44,6 +44,7 @@ def open_engine(settings: Settings, on_step: Callable[[StepReport], None]) -> En
         device=settings.model.device,
         dtype=settings.model.dtype,
         cache_bytes=limits.cache_bytes,
+        face_age_s=settings.faces.remembered_s,
         acceleration=Acceleration(
             channels_last=limits.channels_last,
             compiler="inductor" if limits.compile else None,

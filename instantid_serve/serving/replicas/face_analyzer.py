@@ -71,6 +71,7 @@ class FaceAnalyzer:
             raise PhotoGoneError("the photo was deleted before the pictures were made") from None
         key = (tenant_of(photo_key), hashlib.sha256(data).digest(), bent_to)
         with self._lock:
+            self._known.expire()  # what is too old goes now, not when room is needed
             known = self._known.get(key)
         if known is None:
             photo = images.decode_png(data)

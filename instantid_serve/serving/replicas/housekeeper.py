@@ -10,19 +10,25 @@ from functools import partial
 from typing import Any
 
 from instantid_serve.errors import UnavailableError
+from instantid_serve.service import wakeups
 from instantid_serve.service.backoff import backoff_s
+from instantid_serve.service.courier import Courier, CourierLimits, webhook_http
 from instantid_serve.service.database import ready_database
+from instantid_serve.service.delivery_queue import DeliveryQueue
 from instantid_serve.service.job_queue import JobQueue
-from instantid_serve.serving.telemetry import log_as_serve_does
+from instantid_serve.service.results import open_store
+from instantid_serve.service.sweeper import Sweeper
+from instantid_serve.serving.telemetry import WebhookMetrics, log_as_serve_does
 from instantid_serve.settings import Settings
 
 log = logging.getLogger(__name__)
 
 _TIDY_EVERY_S = 1.0
+_RECONCILE_EVERY_S = 86_400.0
 
 
 class Housekeeper:
-    """Ends jobs that are past their deadline, and puts back those of silent workers while every worker is busy."""
+    """Ends jobs that are past their deadline, puts back those of silent workers, delivers webhooks, and sweeps."""
 
     def __init__(self, args: Mapping[str, Any]) -> None:
         log_as_serve_does()
@@ -30,6 +36,16 @@ class Housekeeper:
         database = ready_database(settings.database)
         queue = JobQueue(database, max_attempts=settings.dispatcher.max_attempts)
         chores = {"tidy": _every(_TIDY_EVERY_S, partial(asyncio.to_thread, queue.tidy))}
+        deliveries = DeliveryQueue(database)
+        limits = CourierLimits.of(settings.housekeeping, settings.outbound)
+        courier = Courier(deliveries, webhook_http(settings.outbound), limits, settled=WebhookMetrics().settled)
+        self._listener = wakeups.listen(database, [wakeups.DELIVERIES], lambda _channel, _payload: courier.wake())
+        forget = partial(asyncio.to_thread, deliveries.tidy, settings.housekeeping.keep_deliveries_s)
+        chores["deliver"] = _every(_TIDY_EVERY_S, courier.run)
+        chores["forget deliveries"] = _every(settings.housekeeping.sweep_every_s, forget)
+        sweeper = Sweeper(database, open_store(settings.results), retention_s=settings.tenancy.retention_s)
+        chores["sweep"] = _every(settings.housekeeping.sweep_every_s, partial(asyncio.to_thread, sweeper.sweep))
+        chores["reconcile"] = _every(_RECONCILE_EVERY_S, partial(asyncio.to_thread, sweeper.reconcile))
         # Serve runs constructors on the loop that will run the calls.
         loop = asyncio.get_running_loop()
         self._chores = {name: loop.create_task(chore, name=name) for name, chore in chores.items()}
@@ -46,6 +62,9 @@ class Housekeeper:
             chore.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await chore
+        listener = getattr(self, "_listener", None)
+        if listener is not None:
+            await asyncio.to_thread(listener.close)
 
 
 async def _every(seconds: float, do: Callable[[], Awaitable[object]]) -> None:

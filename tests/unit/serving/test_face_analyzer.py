@@ -5,9 +5,9 @@ import pytest
 import skimage.data
 
 from instantid_serve import images
-from instantid_serve.errors import FaceNotFoundError
+from instantid_serve.errors import FaceNotFoundError, PhotoGoneError
 from instantid_serve.messages import GenerationSpec
-from instantid_serve.service.results import photo_key
+from instantid_serve.service.results import identity_folder, identity_photo_key, photo_key
 from instantid_serve.serving.replicas.face_analyzer import FaceAnalyzer
 
 JOBS = ("gen_06h0kl8t2htt9dihn296v17eis", "gen_06h0kl8t2htt9dihn296v17eit")
@@ -76,3 +76,33 @@ async def test_a_photo_without_a_face_is_refused_every_time(replica):
             await replica.analyze((key,), spec())
 
     assert replica._faces.calls == 1
+
+
+def identity_of(replica, *photos):
+    """Keys of an identity's photos."""
+    keys = tuple(identity_photo_key("tenant", "idn_1", index) for index in range(len(photos)))
+    for key, pixels in zip(keys, photos, strict=True):
+        replica._store.put(key, images.encode(pixels, "png"), "image/png")
+    return keys
+
+
+async def test_a_deleted_photo_is_refused_although_it_is_remembered(replica):
+    keys = identity_of(replica, skimage.data.astronaut())
+    await replica.analyze(keys, spec())
+
+    replica._store.delete_all(identity_folder("tenant", "idn_1"))
+
+    with pytest.raises(PhotoGoneError):
+        await replica.analyze(keys, spec())
+
+
+async def test_the_first_photo_places_the_face_and_all_of_them_say_whose_it_is(replica):
+    astronaut = skimage.data.astronaut()
+    keys = identity_of(replica, astronaut, np.ascontiguousarray(astronaut[:, ::-1]))
+
+    first, second = [await replica.analyze((key,), spec()) for key in keys]
+    together = await replica.analyze(keys, spec())
+
+    assert np.allclose(together.embedding, (first.embedding + second.embedding) / 2)
+    assert np.array_equal(together.landmarks, first.landmarks)
+    assert not np.array_equal(first.embedding, second.embedding)

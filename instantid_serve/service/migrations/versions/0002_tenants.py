@@ -85,7 +85,7 @@ def _create_tenancy() -> None:
         sa.Column("pictures_per_month", sa.Integer),
         sa.Column("retention_s", sa.Double),
         sa.Column("defaults", _json, nullable=False),
-        sa.Column("webhook_secret", sa.Text),
+        sa.Column("webhook_secrets", _json),
         sa.Column("created_at", sa.Double, nullable=False),
         sa.Column("updated_at", sa.Double, nullable=False),
     )
@@ -203,6 +203,9 @@ def _create_webhooks() -> None:
         sa.Column("secrets", _json, nullable=False),
         sa.Column("description", sa.Text, nullable=False),
         sa.Column("created_at", sa.Double, nullable=False),
+        sa.Column("delivered_at", sa.Double),
+        sa.Column("failing_since", sa.Double),
+        sa.Column("failed_at", sa.Double),
         sa.Column("disabled_at", sa.Double),
         sa.Column("disabled_reason", sa.Text),
     )
@@ -214,11 +217,13 @@ def _create_webhooks() -> None:
         sa.Column("message_id", sa.Text, nullable=False),
         sa.Column("endpoint_id", sa.Text),
         sa.Column("url", sa.Text, nullable=False),
+        sa.Column("host", sa.Text, nullable=False),
         sa.Column("job_id", sa.Text),
         sa.Column("type", sa.Text, nullable=False),
         sa.Column("payload", _json, nullable=False),
         sa.Column("status", sa.Text, nullable=False),
         sa.Column("attempts", _json, nullable=False),
+        sa.Column("tries", sa.Integer, nullable=False),
         sa.Column("due_at", sa.Double, nullable=False),
         sa.Column("lease_until", sa.Double),
         sa.Column("fence", sa.BigInteger, nullable=False),
@@ -226,8 +231,8 @@ def _create_webhooks() -> None:
         sa.Column("finished_at", sa.Double),
     )
     op.create_index("webhook_deliveries_due", "webhook_deliveries", ["status", "due_at"])
-    op.create_index("webhook_deliveries_by_endpoint", "webhook_deliveries", ["endpoint_id", "created_at", "id"])
-    op.create_index("webhook_deliveries_by_tenant", "webhook_deliveries", ["tenant", "created_at", "id"])
+    op.create_index("webhook_deliveries_by_endpoint", "webhook_deliveries", ["endpoint_id", "id"])
+    op.create_index("webhook_deliveries_by_job", "webhook_deliveries", ["job_id"])
 
 
 def downgrade() -> None:

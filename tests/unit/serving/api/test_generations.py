@@ -10,7 +10,7 @@ from doubles.api_callers import KEYS, assert_problem
 from PIL import Image
 
 from instantid_serve import images
-from instantid_serve.errors import DatabaseError, FaceNotFoundError, ImageCorruptError
+from instantid_serve.errors import DatabaseError, FaceNotFoundError, ImageCorruptError, QueueFullError
 from instantid_serve.messages import StoredImage
 from instantid_serve.service.fairness import Room
 from instantid_serve.service.results import image_key
@@ -89,17 +89,31 @@ async def test_the_photo_is_stored_upright_without_metadata_before_the_job_is_kn
     assert (header.format, header.width, header.height) == ("png", 300, 400)
 
 
-async def test_a_job_that_cannot_be_inserted_leaves_no_photo(app, client, photo, settings):
-    class Broken:
-        def accept(self, *_):
+async def test_a_job_that_is_refused_leaves_no_photo(app, client, photo, settings):
+    class Full:
+        def accept(self, *_, **__):
+            raise QueueFullError("as many generations wait as may")
+
+    app.state.context.intake._jobs = Full()
+
+    response = await client.post("/v1/generations", data={"prompt": "x"}, files={"image": photo})
+
+    assert_problem(response, 429, "queue_full")
+    assert [path for path in settings.results.folder.rglob("*") if path.is_file()] == []
+
+
+async def test_a_job_that_may_have_been_stored_keeps_its_photo(app, client, photo, store):
+    class Silent:
+        def accept(self, _tenant, new, *_, **__):
+            self.new = new[0]
             raise DatabaseError("the database does not answer")
 
-    app.state.context.intake._jobs = Broken()
+    app.state.context.intake._jobs = jobs = Silent()
 
     response = await client.post("/v1/generations", data={"prompt": "x"}, files={"image": photo})
 
     assert_problem(response, 503, "database_unavailable")
-    assert [path for path in settings.results.folder.rglob("*") if path.is_file()] == []
+    assert store.size(jobs.new.photos[0]) is not None
 
 
 async def test_prefer_wait_answers_200_with_the_finished_job(submit, queue, store):
@@ -270,7 +284,7 @@ async def test_a_slow_photo_does_not_hold_up_those_who_ask_for_their_jobs(app, c
             release.wait(10)
             raise ImageCorruptError("at last")
 
-    app.state.context.intake._decoder = Slow()
+    app.state.context.photos._decoder = Slow()
     uploads = [asyncio.create_task(submit()) for _ in range(40)]
     await asyncio.sleep(0.1)
 

@@ -133,7 +133,8 @@ async def test_openapi_is_valid_and_describes_bodies_limits_and_errors(anyone):
     openapi_spec_validator.validate(document)
     create = document["paths"]["/v1/generations"]["post"]
     form = create["requestBody"]["content"]["multipart/form-data"]["schema"]
-    assert form["required"] == ["image", "prompt"]
+    assert form["required"] == ["prompt"]
+    assert [of["required"] for of in form["oneOf"]] == [["image"], ["image_url"], ["upload_id"], ["identity_id"]]
     assert form["properties"]["steps"]["maximum"] == 100
     assert create["security"] == [{"ApiKey": []}]
     assert "application/problem+json" in create["responses"]["default"]["content"]
@@ -147,7 +148,37 @@ async def test_openapi_lists_exactly_the_routes_there_are(anyone):
         "/v1/generations/{job_id}",
         "/v1/generations/{job_id}/cancel",
         "/v1/generations/{job_id}/images/{index}",
+        "/v1/generations/{job_id}/events",
+        "/v1/batches",
+        "/v1/batches/{batch_id}",
+        "/v1/batches/{batch_id}/cancel",
+        "/v1/uploads",
+        "/v1/uploads/{upload_id}",
+        "/v1/uploads/{upload_id}/content",
+        "/v1/identities",
+        "/v1/identities/{identity_id}",
+        "/v1/webhooks",
+        "/v1/webhooks/secret",
+        "/v1/webhooks/rotate-secret",
+        "/v1/webhooks/{webhook_id}",
+        "/v1/webhooks/{webhook_id}/secret",
+        "/v1/webhooks/{webhook_id}/rotate-secret",
+        "/v1/webhooks/{webhook_id}/test",
+        "/v1/webhooks/{webhook_id}/deliveries",
+        "/v1/webhooks/{webhook_id}/deliveries/{delivery_id}/redeliver",
         "/v1/models",
+        "/v1/keys",
+        "/v1/keys/{key_id}",
+        "/v1/keys/{key_id}/rotate",
+        "/v1/usage",
+        "/v1/limits",
+        "/v1/status",
+        "/v1/admin/tenants",
+        "/v1/admin/tenants/{tenant_id}",
+        "/v1/admin/tenants/{tenant_id}/keys",
+        "/v1/admin/tenants/{tenant_id}/keys/{key_id}",
+        "/v1/admin/tenants/{tenant_id}/keys/{key_id}/rotate",
+        "/v1/admin/tenants/{tenant_id}/usage",
         "/healthz",
         "/readyz",
         "/metrics",

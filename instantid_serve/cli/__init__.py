@@ -14,6 +14,8 @@ from typing import Annotated, Any, Literal
 import typer
 from typer.core import TyperGroup
 
+from instantid_serve.cli.database import database
+from instantid_serve.cli.tenants import tenants
 from instantid_serve.errors import CallerError, ConfigurationError, InstantIDError
 
 if typing.TYPE_CHECKING:
@@ -60,6 +62,8 @@ def _missing_extra(error: ModuleNotFoundError) -> ConfigurationError:
 app = typer.Typer(cls=_Reporting, no_args_is_help=True, pretty_exceptions_enable=False)
 weights = typer.Typer(no_args_is_help=True, help="Put model folders in place and check them.")
 app.add_typer(weights, name="weights")
+app.add_typer(tenants, name="tenants")
+app.add_typer(database, name="database")
 
 
 def main() -> None:
@@ -275,7 +279,3 @@ def _suffix(content: bytes) -> str:
     if content.startswith(b"\x89PNG"):
         return ".png"
     return ".jpg" if content.startswith(b"\xff\xd8") else ".webp"
-
-
-if __name__ == "__main__":
-    main()
