@@ -34,13 +34,6 @@ class Places:
     per_host: int
     per_tenant: int
 
-    @property
-    def worst(self) -> Repute:
-        """The last repute that there is room for."""
-        if self.free_unproven <= 0:
-            return Repute.PROVEN
-        return Repute.SUSPECT if self.free_suspect > 0 else Repute.UNKNOWN
-
 
 def silent(now: sa.ColumnElement[float]) -> sa.ColumnElement[bool]:
     """Deliveries whose courier fell silent."""
@@ -97,7 +90,7 @@ def _heads(now: sa.ColumnElement[float], places: Places) -> sa.CTE:
         .outerjoin(endpoints, table.c.endpoint_id == endpoints.c.id)
         .outerjoin(to_host, table.c.host == to_host.c.host)
         .outerjoin(of_tenant, table.c.tenant == of_tenant.c.tenant)
-        .where(_claimable(now), ~unwanted, repute <= places.worst)
+        .where(_claimable(now), ~unwanted)
         .where(host_busy < places.per_host, tenant_busy < places.per_tenant)
         .order_by(repute, table.c.due_at, table.c.id)
         .limit(places.free + _BEYOND)
