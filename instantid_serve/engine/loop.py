@@ -234,9 +234,11 @@ class Engine:
         try:
             return {id_: named(error) for id_, error in self._runner.step(states).items()}
         except Exception as error:  # the top of the device thread: a failed batch must not end it
-            log.warning("a step of %d requests failed", len(batch), exc_info=True)
             if len(batch) == 1:
+                self._tickets[batch[0].id].context.run(log.warning, "a step of one request failed", exc_info=True)
                 return {batch[0].id: named(error)}
+            requests = {"requests": [entry.id for entry in batch]}
+            log.warning("a step of several requests failed", exc_info=True, extra=requests)
         return {id_: error for entry in batch for id_, error in self._run_isolated([entry]).items()}
 
     def _moved(self, entry: Entry, rows: int, began_s: float) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import dataclasses
 import logging
 import threading
@@ -38,6 +39,7 @@ class Ticket:
     submitted_s: float
     checkpoint: Checkpoint | None = None  # where it goes on
     future: Future[Picture] = dataclasses.field(default_factory=Future)
+    context: contextvars.Context = dataclasses.field(default_factory=contextvars.copy_context)  # for log lines
     state: State | None = None
     charged_bytes: int = 0
     prepare_s: float = 0.0
@@ -61,8 +63,8 @@ class Ticket:
             return
         try:
             self.on_progress(Progress(entry.steps_done, entry.steps, batch_rows))
-        except Exception:  # a caller's callback must not end the device thread
-            log.warning("the progress callback of %s failed", self.request.id, exc_info=True)
+        except Exception:  # noqa: BLE001 - a caller's callback must not end the device thread
+            self.context.run(log.warning, "the progress callback of %s failed", self.request.id, exc_info=True)
             self.on_progress = None
 
     def stats(self, *, steps: int, denoised_s: float, decoded_s: float) -> PictureStats:

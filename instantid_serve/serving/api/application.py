@@ -9,6 +9,7 @@ from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
 from instantid_serve.serving.api import generations, operations, problems
+from instantid_serve.serving.api.access import AccessLog
 from instantid_serve.serving.api.bodies import FORM_TYPE, JSON_TYPE, PHOTO_FIELD
 from instantid_serve.serving.api.context import ApiContext
 from instantid_serve.serving.api.edge import Edge
@@ -47,6 +48,7 @@ def build_api(context: ApiContext) -> FastAPI:
         max_body_bytes=context.settings.api.max_body_bytes,
         observe=lambda method, route, status, took_s: seconds.labels(method, route, str(status)).observe(took_s),
     )
+    app.add_middleware(AccessLog)
     problems.install(app)
     app.include_router(generations.router)
     app.include_router(operations.router)

@@ -9,6 +9,7 @@ from typing import Annotated
 from fastapi import Depends, Request
 
 from instantid_serve.errors import UnauthorizedError
+from instantid_serve.log_context import note
 from instantid_serve.service.jobs import Jobs
 from instantid_serve.service.tenancy import Keyring
 from instantid_serve.serving.api.intake import Intake
@@ -44,7 +45,9 @@ async def _tenant(request: Request, context: Context) -> str:
     scheme, _, key = sent[0].partition(" ")
     if scheme.lower() != "bearer" or not key.strip():
         raise UnauthorizedError("send the API key as `Authorization: Bearer <API key>`")
-    return await asyncio.to_thread(context.keyring.tenant, key.strip())
+    tenant = await asyncio.to_thread(context.keyring.tenant, key.strip())
+    note(tenant=tenant)
+    return tenant
 
 
 Tenant = Annotated[str, Depends(_tenant)]

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 from instantid_serve import images
 from instantid_serve.decoding import GuardedDecoder
 from instantid_serve.errors import InstantIDError
+from instantid_serve.log_context import note
 from instantid_serve.service.jobs import Job, Jobs, new_job_id
 from instantid_serve.service.results import ResultStore, photo_key
 from instantid_serve.serving.api.schemas import GenerationFields, resolve
@@ -37,7 +40,8 @@ class Intake:
 
         Raises ImageError and InvalidRequestError for what cannot be done, StoreError, DatabaseError.
         """
-        return await asyncio.get_running_loop().run_in_executor(self._threads, self._accept, tenant, fields, photo)
+        accept = partial(contextvars.copy_context().run, self._accept, tenant, fields, photo)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, accept)
 
     def _accept(self, tenant: str, fields: GenerationFields, photo: bytes) -> Job:
         images.inspect(photo, max_bytes=self._settings.api.max_photo_bytes)
@@ -45,6 +49,7 @@ class Intake:
         header = images.inspect(upright, max_bytes=len(upright))
         spec = resolve(fields, (header.width, header.height), self._settings.limits, self._settings.model.preset)
         job_id = new_job_id()
+        note(job_id=job_id)
         key = photo_key(tenant, job_id)
         # The photo first: a job whose photo is missing could only fail, a photo without a job is merely removed.
         self._store.put(key, upright, images.MEDIA_TYPES["png"])

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from instantid_serve import images, sizing
+from instantid_serve.log_context import Fields, logged
 from instantid_serve.messages import FaceFeatures, GenerationSpec
 from instantid_serve.models.faces import choose_face, open_analyzer
 from instantid_serve.service.generation import Subject
@@ -44,10 +45,11 @@ class FaceAnalyzer:
         )
         self._lock = threading.Lock()
 
-    async def analyze(self, photo_key: str, spec: GenerationSpec) -> Subject:
-        """Return the person to picture. Raises FaceError, StoreError."""
+    async def analyze(self, photo_key: str, spec: GenerationSpec, about: Fields | None = None) -> Subject:
+        """Return the person to picture. Raises FaceError, StoreError. ``about``: the caller's :func:`logged_fields`."""
         # A thread, so that health checks are answered. A cancel does not stop it; asyncio bounds how many there are.
-        return await asyncio.to_thread(self._analyze, photo_key, spec)
+        with logged(**(about or {})):
+            return await asyncio.to_thread(self._analyze, photo_key, spec)
 
     def _analyze(self, photo_key: str, spec: GenerationSpec) -> Subject:
         # Upstream bends the photo first and finds the face in what it then is; so do we, or landmarks differ.
