@@ -28,7 +28,7 @@ _OURS = "instantid_serve"
 _SERVE = "ray.serve"
 # What Python's logging, Ray Core and Ray Serve put on records for their own formatters.
 _NOT_OURS = frozenset(logging.makeLogRecord({}).__dict__) | {
-    *("message", "asctime", "taskName", "log_fields", *_ABOUT, "timestamp_ns"),
+    *("message", "asctime", "taskName", "log_fields", *_ABOUT, "_ray_timestamp_ns"),
     *("worker_id", "node_id", "actor_id", "actor_name", "task_id", "task_name", "task_func_name"),
     *("application", "deployment", "replica", "component_name", "component_id", "component_type"),
     *("log_to_stderr", "serve_access_log", "skip_context_filter", "ray_serve_extra_fields"),
