@@ -141,7 +141,7 @@ def _readable(told: dict[str, Any]) -> str:
 def _value(value: object) -> str:
     if isinstance(value, str) and value and not any(c.isspace() or c in '"=' for c in value):
         return _one_line(value)
-    return json.dumps(value, ensure_ascii=False)
+    return json.dumps(value)
 
 
 def _one_line(text: str) -> str:

@@ -79,6 +79,7 @@ def log_as_serve_does() -> None:
         logger.handlers, logger.propagate = [log], False
     logging.getLogger("instantid_serve").setLevel(logging.getLogger("ray.serve").level)
     logging.captureWarnings(capture=True)
+    logging.raiseExceptions = False  # a line that cannot be written would be printed to stderr with its arguments
     threading.excepthook = _thread_died
 
 

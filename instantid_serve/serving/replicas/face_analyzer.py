@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from instantid_serve import images, sizing
-from instantid_serve.log_context import Fields, logged
+from instantid_serve.log_context import Fields
 from instantid_serve.messages import FaceFeatures, GenerationSpec
 from instantid_serve.models.faces import choose_face, open_analyzer
 from instantid_serve.service.generation import Subject
 from instantid_serve.service.results import open_store, tenant_of
+from instantid_serve.serving.replicas.scope import stage_for
 from instantid_serve.serving.telemetry import log_as_serve_does
 from instantid_serve.settings import Settings
 
@@ -48,7 +49,7 @@ class FaceAnalyzer:
     async def analyze(self, photo_key: str, spec: GenerationSpec, about: Fields | None = None) -> Subject:
         """Return the person to picture. Raises FaceError, StoreError. ``about``: the caller's :func:`logged_fields`."""
         # A thread, so that health checks are answered. A cancel does not stop it; asyncio bounds how many there are.
-        with logged(**(about or {})):
+        with stage_for(about):
             return await asyncio.to_thread(self._analyze, photo_key, spec)
 
     def _analyze(self, photo_key: str, spec: GenerationSpec) -> Subject:

@@ -6,6 +6,7 @@ import skimage.data
 
 from instantid_serve import images
 from instantid_serve.errors import FaceNotFoundError
+from instantid_serve.log_context import stamp
 from instantid_serve.messages import GenerationSpec
 from instantid_serve.service.results import photo_key
 from instantid_serve.serving.replicas.face_analyzer import FaceAnalyzer
@@ -74,3 +75,22 @@ async def test_a_photo_without_a_face_is_refused_every_time(replica):
             await replica.analyze(key, spec())
 
     assert replica._faces.calls == 1
+
+
+class BrokenFaces:
+    def find(self, _photo):
+        raise ArithmeticError("nobody foresaw this")
+
+
+async def test_a_photo_without_a_face_is_no_line_and_an_error_nobody_foresaw_is_one_of_the_callers_job(replica, caplog):
+    caplog.handler.addFilter(stamp)
+    about = {"job_id": JOBS[0], "tenant": "acme", "attempt": 2}
+    key = store(replica, "acme", JOBS[0], np.zeros((256, 256, 3), np.uint8))
+
+    with pytest.raises(FaceNotFoundError):
+        await replica.analyze(key, spec(), about)
+    replica._faces = BrokenFaces()
+    with pytest.raises(ArithmeticError):
+        await replica.analyze(key, spec(fit="stretch", width=64), about)
+
+    assert [record.log_fields for record in caplog.records] == [about]
