@@ -234,9 +234,9 @@ class Engine:
         try:
             return {id_: named(error) for id_, error in self._runner.step(states).items()}
         except Exception as error:  # the top of the device thread: a failed batch must not end it
-            log.warning("a step of %d requests failed", len(batch), exc_info=True)
-            if len(batch) == 1:
+            if len(batch) == 1:  # its ticket writes a line about it
                 return {batch[0].id: named(error)}
+            log.warning("a step failed", exc_info=True, extra={"requests": [entry.id for entry in batch]})
         return {id_: error for entry in batch for id_, error in self._run_isolated([entry]).items()}
 
     def _moved(self, entry: Entry, rows: int, began_s: float) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import dataclasses
 import logging
 import threading
@@ -38,6 +39,7 @@ class Ticket:
     submitted_s: float
     checkpoint: Checkpoint | None = None  # where it goes on
     future: Future[Picture] = dataclasses.field(default_factory=Future)
+    context: contextvars.Context = dataclasses.field(default_factory=contextvars.copy_context)  # for log lines
     state: State | None = None
     charged_bytes: int = 0
     prepare_s: float = 0.0
@@ -61,8 +63,8 @@ class Ticket:
             return
         try:
             self.on_progress(Progress(entry.steps_done, entry.steps, batch_rows))
-        except Exception:  # a caller's callback must not end the device thread
-            log.warning("the progress callback of %s failed", self.request.id, exc_info=True)
+        except Exception:  # noqa: BLE001 - a caller's callback must not end the device thread
+            self._log(logging.WARNING, "the progress callback failed", exc_info=True)
             self.on_progress = None
 
     def stats(self, *, steps: int, denoised_s: float, decoded_s: float) -> PictureStats:
@@ -103,7 +105,13 @@ class Ticket:
         if isinstance(outcome, Picture):
             self.future.set_result(outcome)
         else:
+            if isinstance(outcome, GenerationFailedError):  # its cause does not reach the caller
+                self._log(logging.ERROR, "the picture could not be made", exc_info=outcome)
             self.future.set_exception(outcome)
+
+    def _log(self, level: int, message: str, *, exc_info: BaseException | bool) -> None:
+        """Write a line about this request. A copy, because two threads may do so and a context is entered once."""
+        self.context.copy().run(log.log, level, message, exc_info=exc_info)
 
 
 def named(error: Exception) -> InstantIDError:

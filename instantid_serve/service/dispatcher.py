@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import itertools
 import logging
-import traceback
 from collections.abc import Iterable
 from functools import partial
 from typing import Any
@@ -25,6 +24,8 @@ from instantid_serve.errors import (
     StoppedError,
     UnavailableError,
 )
+from instantid_serve.log_context import logged
+from instantid_serve.log_lines import described
 from instantid_serve.service.backoff import backoff_s
 from instantid_serve.service.fairness import Room
 from instantid_serve.service.generation import Stages
@@ -108,12 +109,14 @@ class Dispatcher:
         try:
             claims = await asyncio.to_thread(claim)
         except Exception as error:  # noqa: BLE001 - the loop outlives every fault, or queued jobs wait for ever
-            _log.warning("claiming failed", extra={"worker": self._worker, **_described(error)})
+            _log.warning("claiming failed", extra={"worker": self._worker, **described(error)})
             return False
         for claimed in claims:
-            work = Work(claimed, self._stages, self._settings.stage_timeout_s)
-            self._held[work] = asyncio.create_task(self._see_through(work))
-            _log.info("job claimed", extra=_fields(work))
+            job = claimed.job
+            with logged(job_id=job.id, tenant=job.tenant, attempt=job.attempts, fence=claimed.fence):  # for both tasks
+                work = Work(claimed, self._stages, self._settings.stage_timeout_s)
+                self._held[work] = asyncio.create_task(self._see_through(work))
+                _log.info("job claimed")
         return True
 
     async def _pause(self, timeout_s: float) -> None:
@@ -134,7 +137,7 @@ class Dispatcher:
                 pulse = await asyncio.to_thread(self._jobs.heartbeat, beats, self._settings.lease_s)
                 await asyncio.to_thread(self._jobs.report, self._worker, speed)
             except Exception as error:  # noqa: BLE001 - without a heart every job would be lost
-                _log.warning("heartbeat failed", extra={"worker": self._worker, **_described(error)})
+                _log.warning("heartbeat failed", extra={"worker": self._worker, **described(error)})
                 continue
             for claim in pulse.canceled:
                 works[claim].stop(Stop.CANCELED)
@@ -147,7 +150,7 @@ class Dispatcher:
             settle = await self._conclusion(work)
             await self._write(work, settle)
         except Exception as error:  # noqa: BLE001 - the job is claimed again when its lease runs out
-            _log.exception("a job's end could not be written", extra=_fields(work) | _described(error), exc_info=False)
+            _log.exception("a job's end could not be written", extra=described(error), exc_info=False)
         finally:
             await _end([work.task])
             del self._held[work]
@@ -174,7 +177,7 @@ class Dispatcher:
     def _failure(self, work: Work, error: BaseException) -> partial[None]:
         """What an error means for the job. The most specific comes first."""
         jobs, job_id, fence = self._jobs, work.job.id, work.fence
-        _log.info("work failed", extra=_fields(work) | _described(error))
+        _log.info("work failed", extra=described(error))
         delay_s = min(self._settings.release_delay_s * 2.0 ** (work.job.attempts - 1), _LONGEST_RELEASE_S)
         match error:
             case DeadlineError():
@@ -194,17 +197,17 @@ class Dispatcher:
         """Write how a job ended; while the database is away, again and again until another worker holds the job."""
         for tries in itertools.count(1):
             if work.stopped is Stop.LOST:
-                _log.warning("job lost to another worker", extra=_fields(work))
+                _log.warning("job lost to another worker")
                 return
             try:
                 await asyncio.to_thread(settle)
             except StaleFenceError:
                 work.stopped = Stop.LOST
             except DatabaseError as error:
-                _log.warning("settling failed", extra=_fields(work) | _described(error))
+                _log.warning("settling failed", extra=described(error))
                 await asyncio.sleep(backoff_s(tries))
             else:
-                _log.info("job settled", extra=_fields(work) | {"outcome": settle.func.__name__})
+                _log.info("job settled", extra={"outcome": settle.func.__name__})
                 return
 
     async def _drain(self) -> None:
@@ -223,16 +226,3 @@ async def _end(tasks: Iterable[asyncio.Task[Any]]) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def _fields(work: Work) -> dict[str, object]:
-    job = work.job
-    return {"job_id": job.id, "tenant": job.tenant, "attempt": job.attempts, "fence": work.fence}
-
-
-def _described(error: BaseException) -> dict[str, object]:
-    """What may be logged of an error. Its message may hold a prompt when it is not ours; the lines it passed do not."""
-    if isinstance(error, InstantIDError):
-        return {"code": error.code, "detail": error.detail}
-    frames = traceback.extract_tb(error.__traceback__)
-    return {"error": type(error).__name__, "where": [f"{frame.filename}:{frame.lineno}" for frame in frames]}

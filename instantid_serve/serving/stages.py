@@ -19,6 +19,7 @@ from instantid_serve.errors import (
     OverloadedError,
     UnavailableError,
 )
+from instantid_serve.log_context import logged_fields
 from instantid_serve.messages import Checkpoint, GenerationSpec, Progress, Request, StoredImage
 from instantid_serve.service.backoff import backoff_s
 from instantid_serve.service.generation import Finished, Interrupted, Subject
@@ -47,7 +48,7 @@ class ServeStages:
     async def analyze(self, photos: tuple[str, ...], spec: GenerationSpec) -> Subject:
         """Find the spec's face in the stored photos."""
         with self._measured("analyze"):
-            subject: Subject = await self._analyze.remote(photos, spec)
+            subject: Subject = await self._analyze.remote(photos, spec, logged_fields())
             return subject
 
     async def generate(self, request: Request) -> AsyncGenerator[Progress | Finished]:
@@ -83,7 +84,7 @@ class ServeStages:
     ) -> AsyncGenerator[Progress | Finished | Interrupted]:
         # A clock is its machine's own: what travels is the time that is left.
         left_s = None if request.deadline_s is None else request.deadline_s - time.monotonic()
-        stream = self._generate.remote(request, checkpoint, left_s)
+        stream = self._generate.remote(request, checkpoint, left_s, logged_fields())
         try:
             messages = await stream._to_object_ref_gen()  # noqa: SLF001 - named so, but a documented developer API
             async for reference in messages:
@@ -101,7 +102,7 @@ class ServeStages:
     async def publish(self, finished: Finished, key: str, spec: GenerationSpec, seed: int) -> StoredImage:
         """Encode a picture and store it under the key."""
         with self._measured("publish"):
-            stored: StoredImage = await self._publish.remote(finished, key, spec, seed)
+            stored: StoredImage = await self._publish.remote(finished, key, spec, seed, logged_fields())
             return stored
 
     async def wait_for_generator(self, *, recently_s: float) -> None:

@@ -8,10 +8,14 @@ No metric carries a tenant, a prompt or a size: their number has no bound.
 from __future__ import annotations
 
 import logging
+import threading
 
+from ray import serve
 from ray.serve import metrics
+from ray.serve.exceptions import RayServeException
 
 from instantid_serve.engine.request import StepReport
+from instantid_serve.serving.serve_log import ServeLog
 
 _SECONDS = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160]
 _ROWS = [1, 2, 4, 6, 8, 12, 16, 24, 32, 48, 64]
@@ -75,8 +79,26 @@ class WebhookMetrics:
 
 
 def log_as_serve_does() -> None:
-    """Send this package's log lines to the replica's log, in the encoding the config file's logging_config names."""
-    serve_log, ours = logging.getLogger("ray.serve"), logging.getLogger("instantid_serve")
-    ours.handlers = list(serve_log.handlers)
-    ours.setLevel(serve_log.level)
-    ours.propagate = False
+    """Send what this process logs to the replica's log, in the encoding the config file's logging_config names.
+
+    That is all of it: the lines of this package, of Ray and of libraries, warnings, and threads that die. Outside of a
+    replica, as in tests, nothing changes.
+    """
+    try:
+        replica = serve.get_replica_context()
+    except RayServeException:
+        return
+    log = ServeLog(logging.getLogger("ray.serve"), replica.deployment, replica.replica_id.unique_id)
+    for name in ("", "ray", "instantid_serve"):
+        logger = logging.getLogger(name)
+        logger.handlers, logger.propagate = [log], False
+    logging.getLogger("instantid_serve").setLevel(logging.getLogger("ray.serve").level)
+    logging.captureWarnings(capture=True)
+    logging.raiseExceptions = False  # a line that cannot be written would be printed to stderr with its arguments
+    threading.excepthook = _thread_died
+
+
+def _thread_died(death: threading.ExceptHookArgs) -> None:
+    """Instead of a traceback on stderr, which shows messages of errors that are not ours."""
+    if death.exc_value is not None:
+        logging.getLogger("instantid_serve").error("a thread died", exc_info=death.exc_value)

@@ -23,6 +23,7 @@ from instantid_serve.serving.api import (
     uploads,
     webhooks,
 )
+from instantid_serve.serving.api.access import AccessLog
 from instantid_serve.serving.api.batch_intake import BatchFields
 from instantid_serve.serving.api.bodies import FORM_TYPE, JSON_TYPE
 from instantid_serve.serving.api.callers import required_scope
@@ -72,6 +73,7 @@ def build_api(context: ApiContext) -> FastAPI:
         max_body_bytes=context.settings.api.max_body_bytes,
         observe=lambda method, route, status, took_s: seconds.labels(method, route, str(status)).observe(took_s),
     )
+    app.add_middleware(AccessLog)
     problems.install(app)
     app.include_router(generations.router)
     app.include_router(events.router)

@@ -10,6 +10,7 @@ from fastapi import Depends, Request
 from fastapi.dependencies.models import Dependant
 
 from instantid_serve.errors import ForbiddenError, SuspendedError, UnauthorizedError
+from instantid_serve.log_context import note
 from instantid_serve.service.keyring import Caller
 from instantid_serve.service.tenants import Tenant
 from instantid_serve.serving.api import throttle
@@ -40,6 +41,7 @@ async def _caller(request: Request, context: Context) -> Caller:
         await throttle.count_failed_login(request, context)
         raise
     await throttle.count_request(request, context, caller.tenant)
+    note(tenant=caller.tenant.id)
     if caller.tenant.suspended:
         raise SuspendedError("this tenant is suspended")
     return caller

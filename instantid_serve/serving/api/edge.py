@@ -10,7 +10,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from instantid_serve.errors import BodyTooLargeError
-from instantid_serve.serving.api.problems import problem, unexpected
+from instantid_serve.serving.api.problems import InternalError, problem, unexpected
 from instantid_serve.serving.api.throttle import rate_headers
 
 Observe = Callable[[str, str, int, float], None]  # method, route, status, seconds
@@ -55,10 +55,11 @@ class Edge:
             await self._app(scope, self._limited(receive), answer)
         except ClientDisconnect:
             return  # in the middle of the body: nobody is there to answer, and nothing failed
-        except Exception as error:  # the last handler of the process: whatever it is, the caller gets a problem
-            if answer.status:
-                raise
-            await unexpected(error, scope)(scope, receive, answer)
+        except Exception as error:  # noqa: BLE001 - the last handler of the process: the caller gets a problem
+            told = unexpected(error, scope)
+            if answer.status:  # half an answer is sent; the error's own words would go to the proxy's log
+                raise InternalError("the answer broke off") from None
+            await told(scope, receive, answer)
 
     def _limited(self, receive: Receive) -> Receive:
         """A chunked body declares no length, so it is counted while it is read."""

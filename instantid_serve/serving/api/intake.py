@@ -7,6 +7,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 
 from instantid_serve.errors import DatabaseError, InvalidRequestError
+from instantid_serve.log_context import note
 from instantid_serve.service.idempotency import IdempotencyKey
 from instantid_serve.service.ids import new_id
 from instantid_serve.service.job import NewJob
@@ -62,6 +63,7 @@ class Intake:
         :meth:`Jobs.accept` does, and DatabaseError.
         """
         job_id = new_id("gen")
+        note(job_id=job_id)
         try:
             new = await self.prepare(tenant, asked, job_id, terms)
             accepted = await self.store(tenant, [new], terms)

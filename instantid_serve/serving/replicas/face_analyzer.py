@@ -16,10 +16,12 @@ from PIL import Image
 
 from instantid_serve import images, sizing
 from instantid_serve.errors import NotFoundError, PhotoGoneError
+from instantid_serve.log_context import Fields
 from instantid_serve.messages import FaceFeatures, GenerationSpec
 from instantid_serve.models.faces import choose_face, open_analyzer
 from instantid_serve.service.generation import Subject
 from instantid_serve.service.results import open_store, tenant_of
+from instantid_serve.serving.replicas.scope import stage_for
 from instantid_serve.serving.telemetry import log_as_serve_does
 from instantid_serve.settings import Settings
 
@@ -45,10 +47,14 @@ class FaceAnalyzer:
         )
         self._lock = threading.Lock()
 
-    async def analyze(self, photos: tuple[str, ...], spec: GenerationSpec) -> Subject:
-        """Return the person to picture. Raises FaceError, PhotoGoneError, StoreError."""
+    async def analyze(self, photos: tuple[str, ...], spec: GenerationSpec, about: Fields | None = None) -> Subject:
+        """Return the person to picture. Raises FaceError, PhotoGoneError, StoreError.
+
+        ``about``: the caller's :func:`logged_fields`.
+        """
         # A thread, so that health checks are answered. A cancel does not stop it; asyncio bounds how many there are.
-        return await asyncio.to_thread(self._analyze, photos, spec)
+        with stage_for(about):
+            return await asyncio.to_thread(self._analyze, photos, spec)
 
     def _analyze(self, photos: tuple[str, ...], spec: GenerationSpec) -> Subject:
         # Upstream bends the photo first and finds the face in what it then is; so do we, or landmarks differ.

@@ -19,6 +19,7 @@ from instantid_serve.engine.loop import Engine
 from instantid_serve.engine.request import StepReport, stand_in
 from instantid_serve.engine.ticket import HandedOver
 from instantid_serve.errors import EngineStoppedError, OverloadedError
+from instantid_serve.log_context import Fields, logged
 from instantid_serve.messages import Checkpoint, Picture, Progress, Request
 from instantid_serve.service.generation import Finished, Interrupted
 from instantid_serve.serving.model_folder import made_with, provide
@@ -58,7 +59,11 @@ class Generator:
         """Answer: this replica is warm."""
 
     async def generate(
-        self, request: Request, checkpoint: Checkpoint | None = None, left_s: float | None = None
+        self,
+        request: Request,
+        checkpoint: Checkpoint | None = None,
+        left_s: float | None = None,
+        about: Fields | None = None,
     ) -> AsyncGenerator[Progress | Finished | NDArray[np.uint8] | Interrupted]:
         """Denoise one picture: now and then a Progress, then Finished without pixels, then the (H, W, 3) uint8 pixels.
 
@@ -70,13 +75,15 @@ class Generator:
         replica put into the object store itself would be gone when it is stopped before the publisher comes.
         When the caller closes the stream, the request leaves the engine before its next step. Ray does not tell when
         the caller's process dies: that request runs to its end, and nobody takes the picture.
+        ``about``: the caller's :func:`logged_fields`.
         """
         if not self._engine.alive:  # the health check ends this replica; until then it must not use up a job's attempts
             raise OverloadedError("this generator is being replaced")
         request = _own(request, left_s)
         inbox = _Inbox(self.progress_every_s)
         try:
-            future = self._engine.submit(request, inbox.progressed, checkpoint)
+            with logged(**(about or {})), logged(request_id=request.id):  # the engine's threads take it over
+                future = self._engine.submit(request, inbox.progressed, checkpoint)
             future.add_done_callback(inbox.done)
             while (progress := await inbox.next()) is not None:
                 yield progress

@@ -13,9 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from instantid_serve import images
+from instantid_serve.log_context import Fields
 from instantid_serve.messages import GenerationSpec, StoredImage
 from instantid_serve.service.generation import Finished
 from instantid_serve.service.results import open_store
+from instantid_serve.serving.replicas.scope import stage_for
 from instantid_serve.serving.telemetry import log_as_serve_does
 from instantid_serve.settings import Settings
 
@@ -28,10 +30,13 @@ class Publisher:
         cv2.setNumThreads(1)
         self._store = open_store(Settings.load(dict(args)).results)
 
-    async def publish(self, finished: Finished, key: str, spec: GenerationSpec, seed: int) -> StoredImage:
-        """Store the picture under ``key``. Raises StoreError."""
-        pixels = await finished.pixels
-        return await asyncio.to_thread(self._publish, pixels, finished, key, spec, seed)
+    async def publish(
+        self, finished: Finished, key: str, spec: GenerationSpec, seed: int, about: Fields | None = None
+    ) -> StoredImage:
+        """Store the picture under ``key``. Raises StoreError. ``about``: the caller's :func:`logged_fields`."""
+        with stage_for(about):
+            pixels = await finished.pixels
+            return await asyncio.to_thread(self._publish, pixels, finished, key, spec, seed)
 
     def _publish(
         self, pixels: NDArray[np.uint8], finished: Finished, key: str, spec: GenerationSpec, seed: int

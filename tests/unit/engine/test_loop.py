@@ -9,6 +9,7 @@ from instantid_serve.errors import (
     GenerationFailedError,
     NonFiniteOutputError,
 )
+from instantid_serve.log_context import logged, stamp
 
 
 def test_a_request_runs_its_steps_and_becomes_a_picture():
@@ -184,6 +185,21 @@ def test_a_failing_progress_callback_does_not_stop_the_request():
     run_all(engine)
 
     assert future.result(0)
+
+
+@pytest.mark.parametrize(
+    ("fault", "on_progress"),
+    [("", lambda _: 1 / 0), ("bad prepare", None), ("bad sampler", None), ("bad forward", None)],
+)
+def test_what_goes_wrong_in_the_engines_threads_is_told_of_the_callers_job(caplog, fault, on_progress):
+    caplog.handler.addFilter(stamp)
+    engine = engine_by_hand(CountingRunner())
+    with logged(job_id="gen_1", tenant="acme", attempt=2):
+        engine.submit(request("a", prompt=fault), on_progress)
+
+    run_all(engine)
+
+    assert [record.log_fields for record in caplog.records] == [{"job_id": "gen_1", "tenant": "acme", "attempt": 2}]
 
 
 def test_step_reports_tell_rows_and_requests():

@@ -17,6 +17,7 @@ from instantid_serve.errors import (
     StoreError,
     UnavailableError,
 )
+from instantid_serve.log_context import stamp
 from instantid_serve.service.job import JobStatus
 
 
@@ -85,6 +86,7 @@ class TestFailure:
 
     async def test_an_unforeseen_error_fails_it_without_showing_anything(self, jobs, queue, stages, caplog):
         caplog.set_level(logging.DEBUG)
+        caplog.handler.addFilter(stamp)
         stages.faults["generate"].append(ValueError("a secret prompt"))
         job = add(jobs, prompt="a secret prompt")
 
@@ -93,7 +95,8 @@ class TestFailure:
 
         [record] = [record for record in caplog.records if record.getMessage() == "work failed"]
         assert (failed.status, failed.error["code"]) == (JobStatus.FAILED, "generation_failed")
-        assert (record.error, record.job_id, record.fence) == ("ValueError", job.id, 1)
+        assert record.error == "ValueError"
+        assert record.log_fields == {"job_id": job.id, "tenant": "alice", "attempt": 1, "fence": 1}
         assert not [record for record in caplog.records if "a secret prompt" in f"{record.__dict__}"]
 
     async def test_one_pictures_failure_stops_the_others(self, jobs, queue, stages):

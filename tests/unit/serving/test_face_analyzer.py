@@ -6,6 +6,7 @@ import skimage.data
 
 from instantid_serve import images
 from instantid_serve.errors import FaceNotFoundError, PhotoGoneError
+from instantid_serve.log_context import stamp
 from instantid_serve.messages import GenerationSpec
 from instantid_serve.service.results import identity_folder, identity_photo_key, photo_key
 from instantid_serve.serving.replicas.face_analyzer import FaceAnalyzer
@@ -106,3 +107,22 @@ async def test_the_first_photo_places_the_face_and_all_of_them_say_whose_it_is(r
     assert np.allclose(together.embedding, (first.embedding + second.embedding) / 2)
     assert np.array_equal(together.landmarks, first.landmarks)
     assert not np.array_equal(first.embedding, second.embedding)
+
+
+class BrokenFaces:
+    def find(self, _photo):
+        raise ArithmeticError("nobody foresaw this")
+
+
+async def test_a_photo_without_a_face_is_no_line_and_an_error_nobody_foresaw_is_one_of_the_callers_job(replica, caplog):
+    caplog.handler.addFilter(stamp)
+    about = {"job_id": JOBS[0], "tenant": "acme", "attempt": 2}
+    key = store(replica, "acme", JOBS[0], np.zeros((256, 256, 3), np.uint8))
+
+    with pytest.raises(FaceNotFoundError):
+        await replica.analyze((key,), spec(), about)
+    replica._faces = BrokenFaces()
+    with pytest.raises(ArithmeticError):
+        await replica.analyze((key,), spec(fit="stretch", width=64), about)
+
+    assert [record.log_fields for record in caplog.records] == [about]

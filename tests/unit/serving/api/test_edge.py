@@ -1,10 +1,13 @@
 import re
+import traceback
 
 import httpx2
 import pytest
 from doubles.api_callers import KEYS, assert_problem
 
 from instantid_serve.errors import OverloadedError
+from instantid_serve.serving.api.edge import Edge
+from instantid_serve.serving.api.problems import InternalError
 
 JSON = {"Content-Type": "application/json"}
 
@@ -100,6 +103,24 @@ async def test_an_unforeseen_error_is_a_500_that_tells_nothing_but_the_request_i
     assert response.json()["request_id"] == "trace-7"
     assert not re.search("hunter2|secret|RuntimeError|Traceback", response.text)
     assert "trace-7" in caplog.text
+
+
+async def test_an_error_in_the_middle_of_an_answer_goes_on_without_its_words(caplog):
+    async def breaks(_scope, _receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        raise RuntimeError("password=hunter2")
+
+    async def send(_message):
+        pass
+
+    scope = {"type": "http", "method": "GET", "path": "/", "headers": []}
+    edge = Edge(breaks, max_body_bytes=1, observe=lambda *_: None)
+
+    with pytest.raises(InternalError) as caught:
+        await edge(scope, None, send)
+
+    assert "hunter2" not in "".join(traceback.format_exception(caught.value))
+    assert "unexpected error" in caplog.text
 
 
 async def test_an_unavailable_part_says_when_to_come_back(client, app):
