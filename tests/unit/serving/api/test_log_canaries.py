@@ -16,6 +16,7 @@ from PIL import Image
 
 from instantid_serve.errors import MultipleFacesError, UnavailableError
 from instantid_serve.service.database import open_database, upgrade
+from instantid_serve.service.job_queue import JobQueue
 from instantid_serve.service.jobs import Jobs
 from instantid_serve.settings import Settings
 
@@ -39,11 +40,21 @@ def settings(tmp_path):
 
 
 @pytest.fixture
-def jobs(settings):
+def database(settings):
     database = open_database(settings.database.url.get_secret_value(), busy_timeout_s=0.05)
     upgrade(database)
-    yield Jobs(database)
+    yield database
     database.close()
+
+
+@pytest.fixture
+def jobs(database):
+    return Jobs(database)
+
+
+@pytest.fixture
+def queue(database):
+    return JobQueue(database)
 
 
 @pytest.fixture
@@ -106,10 +117,10 @@ def lines_about(kept, job):
     return lines
 
 
-async def test_success_is_told_from_the_request_to_the_settled_job(accept, client, jobs, stages):
+async def test_success_is_told_from_the_request_to_the_settled_job(accept, client, jobs, queue, stages):
     with everything_logged() as kept:
         job = await accept()
-        async with dispatching(jobs, stages):
+        async with dispatching(queue, stages):
             await ended(jobs, job)
         await client.get(f"/v1/generations/{job.id}?key={KEY}", headers={"x-request-id": "trace-7"})
 
@@ -132,11 +143,11 @@ async def test_success_is_told_from_the_request_to_the_settled_job(accept, clien
     ],
     ids=lambda error: type(error).__name__,
 )
-async def test_a_stage_that_fails(accept, jobs, stages, stage, error):
+async def test_a_stage_that_fails(accept, jobs, queue, stages, stage, error):
     stages.faults[stage].append(error)
     with everything_logged() as kept:
         job = await accept()
-        async with dispatching(jobs, stages):
+        async with dispatching(queue, stages):
             await ended(jobs, job)
 
     assert_no_canary(kept)
@@ -144,11 +155,11 @@ async def test_a_stage_that_fails(accept, jobs, stages, stage, error):
     assert failed["error"] == type(error).__name__
 
 
-async def test_a_database_that_is_away(accept, client, jobs, stages, outage, photo):
+async def test_a_database_that_is_away(accept, client, jobs, queue, stages, outage, photo):
     stages.gate.clear()
     with everything_logged() as kept:
         job = await accept()
-        async with dispatching(jobs, stages):
+        async with dispatching(queue, stages):
             await asyncio.sleep(0.1)
             with outage():
                 stages.gate.set()
