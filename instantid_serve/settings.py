@@ -175,6 +175,7 @@ class ApiSettings(_Section):
     max_photo_bytes: Count = 10_000_000
     max_wait_s: Seconds = 60.0  # of `Prefer: wait`
     poll_s: Seconds = 0.1
+    max_queued_jobs: Count = 50_000  # of all tenants together; beyond it everybody is refused with 503
     max_event_streams: Count = 100  # of one tenant in one replica
     max_event_streams_in_all: Count = 160  # in one replica: less than its max_ongoing_requests, or nobody else gets in
 

@@ -12,18 +12,18 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from instantid_serve.errors import ConflictError, NotFoundError, QueueFullError
+from instantid_serve.errors import ConflictError, NotFoundError
 from instantid_serve.service import events, fairness, idempotency, tenants, usage, wakeups
 from instantid_serve.service.database import Clock, Database
 from instantid_serve.service.idempotency import IdempotencyKey
 from instantid_serve.service.job import Job, JobStatus, NewJob
 from instantid_serve.service.job_rows import canceled_now
+from instantid_serve.service.queue_room import tenants_queue_full
 from instantid_serve.service.tables import batches, owned_by
 from instantid_serve.service.tables import jobs as table
 from instantid_serve.service.tenants import Tenant
 
 _LOOKED_AT_TOGETHER = 1000  # SQLite takes 32766 parameters in a statement, psycopg 65535
-_QUEUE_MOVES_S = 5  # when to try again with a full queue: about a picture's time
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -213,8 +213,7 @@ def _check_queue(connection: sa.Connection, tenant: Tenant, more: int) -> None:
     waiting = sa.and_(owned_by(table, tenant.id), table.c.status == JobStatus.QUEUED)
     queued = connection.execute(sa.select(sa.func.count()).select_from(table).where(waiting)).scalar_one()
     if queued + more > tenant.max_queued_jobs:
-        facts = {"max_queued_jobs": tenant.max_queued_jobs, "queued": queued, "retry_after_s": _QUEUE_MOVES_S}
-        raise QueueFullError("as many generations wait as may", facts)
+        raise tenants_queue_full(tenant, queued)
 
 
 def _cancel(connection: sa.Connection, now: sa.ColumnElement[float], mine: sa.ColumnElement[bool]) -> None:

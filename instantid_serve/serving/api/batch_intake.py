@@ -67,6 +67,7 @@ def _item(defaults: Mapping[str, Any], item: Mapping[str, Any], tenant: Tenant, 
 
 async def accept_batch(intake: Intake, tenant: Tenant, asked: list[Asked], terms: Terms) -> Accepted:
     """All of the batch's jobs, or none. Raises as :meth:`Intake.accept`, with the item's place among the facts."""
+    await intake.check_room(tenant, len(asked))
     batch_id = new_id("bat")
     ids = [new_id("gen") for _ in asked]
     try:

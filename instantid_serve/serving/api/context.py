@@ -22,6 +22,7 @@ from instantid_serve.service.job_queue import JobQueue
 from instantid_serve.service.jobs import Jobs
 from instantid_serve.service.keyring import Keyring
 from instantid_serve.service.outlook import Outlooks
+from instantid_serve.service.queue_room import QueueRoom
 from instantid_serve.service.rate_limits import RateLimits
 from instantid_serve.service.results import ResultStore
 from instantid_serve.service.standing import Standing
@@ -101,7 +102,7 @@ def open_context(
         webhooks=Webhooks(database, check_webhook_url),
         deliveries=Deliveries(database),
         delivery_queue=DeliveryQueue(database),
-        intake=Intake(settings, jobs, photos, check_webhook_url),
+        intake=Intake(settings, jobs, QueueRoom(database, settings.api.max_queued_jobs), photos, check_webhook_url),
         photos=photos,
         uploads=uploads,
         identities=identities,

@@ -12,6 +12,7 @@ from instantid_serve.service.idempotency import IdempotencyKey
 from instantid_serve.service.ids import new_id
 from instantid_serve.service.job import NewJob
 from instantid_serve.service.jobs import Accepted, Jobs
+from instantid_serve.service.queue_room import QueueRoom
 from instantid_serve.service.results import job_folder
 from instantid_serve.service.tenants import Tenant
 from instantid_serve.serving.api.job_fields import PRIORITIES, JobFields
@@ -44,10 +45,16 @@ class Intake:
     """Accepts generations for their tenants."""
 
     def __init__(
-        self, settings: Settings, jobs: Jobs, photos: PhotoIntake, check_webhook_url: Callable[[str], None]
+        self,
+        settings: Settings,
+        jobs: Jobs,
+        queue: QueueRoom,
+        photos: PhotoIntake,
+        check_webhook_url: Callable[[str], None],
     ) -> None:
         self._settings = settings
         self._jobs = jobs
+        self._queue = queue
         self._photos = photos
         self._check_webhook_url = check_webhook_url
         self.room = asyncio.Semaphore(_MAX_BODIES)  # to be held from before a body is read until it is accepted
@@ -56,12 +63,18 @@ class Intake:
         """What an earlier request with the key came to, before anything is done for this one; None without a key."""
         return None if key is None else await asyncio.to_thread(self._jobs.replay, tenant.id, key)
 
+    async def check_room(self, tenant: Tenant, more: int = 1) -> None:
+        """Refuse what the queue has no place for, before its photos cost anything. Raises as QueueRoom.check."""
+        self._queue.remembered(tenant)
+        await asyncio.to_thread(self._queue.check, tenant, more)
+
     async def accept(self, tenant: Tenant, asked: Asked, terms: Terms) -> Accepted:
         """Return the job, which is never lost once this returns.
 
         Raises what :meth:`PhotoIntake.photos` does, InvalidRequestError for what cannot be done, what
         :meth:`Jobs.accept` does, and DatabaseError.
         """
+        await self.check_room(tenant)
         job_id = new_id("gen")
         note(job_id=job_id)
         try:
