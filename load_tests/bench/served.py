@@ -57,19 +57,20 @@ class Application:
         (publisher,) = (d for d in self.config.application.deployments if d.name == "Publisher")
         publisher.ray_actor_options.runtime_env = {"env_vars": {UPLOAD_S: str(seconds)}}
         publisher.max_ongoing_requests = 8  # it waits for the store, not for the CPU
-        before = self._publishers()
+        before = self.pids("Publisher")
         up.deploy(self.config)
         ends = time.monotonic() + DEADLINE_S
-        while not (now := self._publishers()) or now & before:
+        while not (now := self.pids("Publisher")) or now & before:
             if time.monotonic() > ends:
                 raise TimeoutError("the publisher was not replaced")
             time.sleep(0.1)
 
-    def _publishers(self) -> set[int]:
+    def pids(self, deployment: str) -> set[int]:
+        """Process ids of a deployment's replicas."""
         from ray.serve.context import _get_global_client  # noqa: PLC0415
 
         details = _get_global_client().get_serve_details()["applications"][self.config.application.name]
-        replicas = details["deployments"]["Publisher"]["replicas"]
+        replicas = details["deployments"][deployment]["replicas"]
         return {replica["pid"] for replica in replicas if replica["state"] == "RUNNING"}
 
 
