@@ -70,6 +70,9 @@ class Generator(generator.Generator):
 
     progress_every_s = 0.0
 
+    def _provenance(self, _settings: Settings) -> dict[str, Any]:
+        return {}
+
     def _opened(self, settings: Settings, on_step: Callable[[StepReport], None]) -> Engine:
         runner: Any = TimedRunner()
         limits = settings.engine

@@ -40,7 +40,7 @@ class Generator:
         settings = Settings.load(dict(args))
         self._stuck_step_s = settings.engine.stuck_step_s
         self._engine = self._opened(settings, EngineMetrics().stepped)
-        self._made_with = made_with(settings)
+        self._made_with = self._provenance(settings)
         self._engine.start()
         side, _ = sizing.default_size((1, 1), settings.limits.native_side)
         self._engine.submit(stand_in("warm-up", side, side, steps=2)).result(settings.engine.warm_up_timeout_s)
@@ -54,6 +54,10 @@ class Generator:
         from instantid_serve.serving.replicas.engine import open_engine  # noqa: PLC0415
 
         return open_engine(settings, on_step)
+
+    def _provenance(self, settings: Settings) -> dict[str, Any]:
+        """What its pictures are made with."""
+        return made_with(settings)
 
     async def ping(self) -> None:
         """Answer: this replica is warm."""
