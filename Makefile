@@ -53,6 +53,7 @@ check: install
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python scripts/constraints.py check
+	$(BIN)/python scripts/openapi.py check
 
 # Measures what needs no GPU, one after the other, in under 20 minutes; the results go to load_tests/results.
 bench: install

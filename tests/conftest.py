@@ -35,3 +35,15 @@ def miniature_model(miniature_folder):
 
     torch.set_num_threads(1)
     return InstantIDModel.open(miniature_folder, device="cpu", dtype="float32")
+
+
+@pytest.fixture(scope="session")
+def migrated_file(tmp_path_factory):
+    """An SQLite file with this version's tables, to be copied: migrating takes longer."""
+    from instantid_serve.service.database import open_database, upgrade
+
+    file = tmp_path_factory.mktemp("migrated") / "jobs.sqlite3"
+    database = open_database(f"sqlite:///{file}")
+    upgrade(database)
+    database.close()
+    return file

@@ -5,23 +5,13 @@ import shutil
 import pytest
 from doubles.service import HandClock
 
-from instantid_serve.service.database import open_database, upgrade
+from instantid_serve.service.database import open_database
 from instantid_serve.service.job_queue import JobQueue
 from instantid_serve.service.jobs import Jobs
 from instantid_serve.service.tenants import Tenants
 from instantid_serve.settings import TenancySettings
 
 BACKENDS = ["sqlite", "postgresql"]
-
-
-@pytest.fixture(scope="session")
-def migrated_file(tmp_path_factory):
-    """An SQLite file with this version's tables, to be copied: migrating takes longer."""
-    file = tmp_path_factory.mktemp("migrated") / "jobs.sqlite3"
-    database = open_database(f"sqlite:///{file}")
-    upgrade(database)
-    database.close()
-    return file
 
 
 @pytest.fixture(params=BACKENDS)

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import io
+import shutil
 
 import httpx2
 import pytest
@@ -28,7 +29,8 @@ def decoder():
 
 
 @pytest.fixture
-def settings(tmp_path):
+def settings(tmp_path, migrated_file):
+    shutil.copy(migrated_file, tmp_path / "jobs.sqlite3")
     keys = [{"tenant": t, "sha256": hashlib.sha256(k.encode()).hexdigest()} for t, k in KEYS.items()]
     return Settings.load(
         {
