@@ -17,6 +17,7 @@ from instantid_serve.service.idempotency import IdempotencyKey
 from instantid_serve.service.job import JobStatus
 from instantid_serve.service.jobs import JobFilter
 from instantid_serve.service.tables import OF_TENANTS, metadata
+from instantid_serve.service.tables import tenants as tenants_table
 
 VALUES = {sa.Text: "x", sa.Integer: 1, sa.SmallInteger: 1, sa.BigInteger: 1, sa.Double: 1.0, sa.Boolean: False}
 
@@ -126,6 +127,18 @@ class TestTables:
             pass
 
         assert owners(database, table) == ["alice", "bob"]
+
+
+def test_of_the_tenants_themselves_each_sees_and_changes_its_own(database, tenants):
+    for tenant in ("alice", "bob"):
+        tenants.ensure(tenant)
+
+    with database.write("alice") as connection:
+        seen = connection.execute(sa.select(tenants_table.c.id)).scalars().all()
+        changed = connection.execute(sa.update(tenants_table).values(weight=9.0)).rowcount
+
+    assert (seen, changed) == (["alice"], 1)
+    assert tenants.get("bob").weight == 1.0
 
 
 class TestJobs:

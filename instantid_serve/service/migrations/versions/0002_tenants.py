@@ -22,7 +22,7 @@ OF_TENANTS = (
 # hundredth, and then it sorts the whole queue instead of reading its index (measured: 75 ms a claim instead of 7).
 ALLOWED = (
     "CASE current_setting('instantid.tenant', true) WHEN '*' THEN true "
-    "ELSE tenant = current_setting('instantid.tenant', true) END"
+    "ELSE {column} = current_setting('instantid.tenant', true) END"
 )
 
 
@@ -40,10 +40,11 @@ def upgrade() -> None:
     op.execute("INSERT INTO fair_share (id, virtual_time) VALUES (1, 0)")
     op.execute("INSERT INTO compatibility (id, oldest) VALUES (1, '0001')")
     if op.get_bind().dialect.name == "postgresql":
-        for table in OF_TENANTS:
+        for table, column in [("tenants", "id"), *((table, "tenant") for table in OF_TENANTS)]:
+            allowed = ALLOWED.format(column=column)
             op.execute(f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY")
             op.execute(f"ALTER TABLE {table} FORCE ROW LEVEL SECURITY")  # also for the role that owns it
-            op.execute(f"CREATE POLICY own_rows ON {table} USING ({ALLOWED}) WITH CHECK ({ALLOWED})")
+            op.execute(f"CREATE POLICY own_rows ON {table} USING ({allowed}) WITH CHECK ({allowed})")
 
 
 def _extend_jobs() -> None:
