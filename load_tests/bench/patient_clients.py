@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from typing import Any
+from collections.abc import Mapping
 
 import httpx2
 
@@ -23,7 +23,7 @@ class PatientClients:
     url: str
     api_key: str
     photo: bytes
-    form: dict[str, Any]
+    form: Mapping[str, str]
     seeds: int
     answered: dict[int, set[str]] = dataclasses.field(default_factory=dict)
     unanswered: int = 0  # requests that were refused, cut off or answered by an error, and so repeated
