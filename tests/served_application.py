@@ -111,7 +111,7 @@ def astronaut():
 
 @pytest.fixture(scope="session")
 def serve_with(cluster, miniature_folder, astronaut, tmp_path_factory):
-    """Serve the application with given results settings (None: a folder), and return it.
+    """Serve the application with given results settings (None: a folder) and database URL, and return it.
 
     It goes on being served until other settings are asked for: a start costs more than most tests. So tests leave it
     as they found it, and modules that want the same are named to run one after the other.
@@ -123,27 +123,29 @@ def serve_with(cluster, miniature_folder, astronaut, tmp_path_factory):
 
     now, calibration = {}, tmp_path_factory.mktemp("calibration")
 
-    def served(results=None, *, model_folder=miniature_folder, engine=None, import_path=None, generators=None):
-        key = json.dumps([results, str(model_folder), engine, import_path, generators])
+    def served(
+        results=None, *, database=None, model_folder=miniature_folder, engine=None, import_path=None, generators=None
+    ):
+        key = json.dumps([results, database, str(model_folder), engine, import_path, generators])
         if key not in now:
             for config in now.values():
                 serve.delete(config.application.name)
             now.clear()
             now[key] = config = ServeConfig.load(
-                LOCAL, port=cluster, overrides=settings_for(results, model_folder, engine)
+                LOCAL, port=cluster, overrides=settings_for(results, database, model_folder, engine)
             )
             config.application.import_path = import_path or config.application.import_path
             up.deploy(with_generators(config, **generators) if generators else config)
             up.wait_until_ready(config, deadline_s=120)
         return Served(now[key], astronaut)
 
-    def settings_for(results, model_folder, engine):
+    def settings_for(results, database, model_folder, engine):
         folder = tmp_path_factory.mktemp("served")
         return {
             **SETTINGS,
             "model": {"folder": str(model_folder)},
             "engine": {"calibration_folder": str(calibration), **(engine or {})},
-            "database": {"url": f"sqlite:///{folder / 'jobs.sqlite3'}"},
+            "database": {"url": database or f"sqlite:///{folder / 'jobs.sqlite3'}"},
             "results": results or {"kind": "folder", "folder": str(folder / "results")},
         }
 

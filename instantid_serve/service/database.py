@@ -170,7 +170,9 @@ def _open_postgresql(url: sa.URL, busy_timeout_s: float) -> sa.Engine:
     timeout_ms = math.ceil(busy_timeout_s * 1000)
     # What row-level security looks at; transactions on a tenant's behalf set it to the tenant.
     scope = f"-c instantid.tenant={EVERY_TENANT}"
-    options = f"{scope} -c lock_timeout={timeout_ms} -c statement_timeout={timeout_ms}"
+    # The last is for processes that are frozen in the middle of a transaction: their locks must not outlive them.
+    timeouts = ("lock_timeout", "statement_timeout", "idle_in_transaction_session_timeout")
+    options = " ".join([scope, *(f"-c {name}={timeout_ms}" for name in timeouts)])
     try:
         return sa.create_engine(
             url,

@@ -10,7 +10,7 @@ Everything here is synchronous and raises DatabaseError when the database does n
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -31,12 +31,25 @@ class JobQueue:
 
     ``clock`` is the database's own unless a test moves time by hand. A job is tried at most ``max_attempts`` times,
     if it does not say otherwise; then it is quarantined: failed, and never tried again.
+
+    ``reclaimed`` is told how many jobs were just taken from silent workers, ``refused`` of every settle that named an
+    old fence; both on the thread that called.
     """
 
-    def __init__(self, database: Database, clock: Clock | None = None, *, max_attempts: int = 3) -> None:
+    def __init__(
+        self,
+        database: Database,
+        clock: Clock | None = None,
+        *,
+        max_attempts: int = 3,
+        reclaimed: Callable[[int], object] = lambda _jobs: None,
+        refused: Callable[[], object] = lambda: None,
+    ) -> None:
         self._database = database
         self._clock = clock or database.now
         self._max_attempts = max_attempts
+        self._reclaimed = reclaimed
+        self._refused = refused
 
     def claim(self, worker: str, room: Room, lease_s: float) -> list[Claim]:
         """Take the jobs that there is ``room`` for, for ``lease_s`` seconds, fairly between tenants."""
@@ -72,7 +85,9 @@ class JobQueue:
     def tidy(self) -> None:
         """End what is past its deadline, and put the jobs of silent workers back; claiming does so, too."""
         with self._database.write() as connection:
-            self._tidy(connection, self._clock())
+            reclaimed = self._tidy(connection, self._clock())
+        if reclaimed:  # counted once it is committed
+            self._reclaimed(reclaimed)
 
     def _look(self, now: sa.ColumnElement[float]) -> tuple[bool, bool]:
         """Whether a job can be claimed, and whether one is past its deadline or its lease.
@@ -84,20 +99,23 @@ class JobQueue:
             row = connection.execute(sa.select(sa.exists().where(fairness.due(now)), lapsed)).one()
         return bool(row[0]), bool(row[1])
 
-    def _tidy(self, connection: sa.Connection, now: sa.ColumnElement[float]) -> None:
-        """The fence moves on with whatever is taken from a silent worker: it holds it no more."""
+    def _tidy(self, connection: sa.Connection, now: sa.ColumnElement[float]) -> int:
+        """How many jobs were taken from silent workers. Their fences move on: those workers hold them no more."""
         deadline = DeadlineError("the deadline passed before a worker was free").to_json()
         end(connection, now, _late(now), JobStatus.EXPIRED, error=deadline)
         silent, moved = fairness.lease_expired(now), {"fence": table.c.fence + 1}
-        canceled_now(connection, now, sa.and_(silent, table.c.cancel_requested))
+        taken = len(canceled_now(connection, now, sa.and_(silent, table.c.cancel_requested)))
         most = sa.func.coalesce(table.c.max_attempts, self._max_attempts)
         spent = sa.and_(silent, table.c.attempts >= most)
         for attempts in connection.execute(sa.select(most).where(spent).distinct()).scalars().all():
             error = _exhausted(attempts, "worker_lost")
-            end(connection, now, sa.and_(spent, most == attempts), JobStatus.FAILED, error=error, **moved)
+            which = sa.and_(spent, most == attempts)
+            taken += len(end(connection, now, which, JobStatus.FAILED, error=error, **moved))
         back = {"status": JobStatus.QUEUED, "worker": None, "lease_until": None, "step": 0, "updated_at": now}
         statement = sa.update(table).where(silent).values(back | moved).returning(*table.c)
-        events.record(connection, now, connection.execute(statement).all(), "generation.retrying")
+        rows = connection.execute(statement).all()
+        events.record(connection, now, rows, "generation.retrying")
+        return taken + len(rows)
 
     def heartbeat(self, beats: Sequence[Beat], lease_s: float) -> Pulse:
         """Renew the leases of the claims that still hold, with their progress, and hear what became of the rest."""
@@ -173,7 +191,7 @@ class JobQueue:
             query = sa.select(table.c.attempts, table.c.max_attempts, table.c.cancel_requested)
             row = connection.execute(query.where(held).with_for_update()).one_or_none()
             if row is None:
-                raise _stale(job_id, fence)
+                raise self._stale(job_id, fence)
             most = row.max_attempts or self._max_attempts
             if row.cancel_requested:
                 canceled_now(connection, now, held)
@@ -206,7 +224,11 @@ class JobQueue:
             # The same settle may come twice: its first answer can be lost on the way.
             same = sa.and_(table.c.id == job_id, table.c.fence == fence, table.c.status == status)
             if connection.execute(sa.select(table.c.id).where(same)).one_or_none() is None:
-                raise _stale(job_id, fence)
+                raise self._stale(job_id, fence)
+
+    def _stale(self, job_id: str, fence: int) -> StaleFenceError:
+        self._refused()
+        return StaleFenceError("another worker holds the job now", {"job_id": job_id, "fence": fence})
 
 
 def _exhausted(attempts: int, cause: str) -> dict[str, Any]:
@@ -221,7 +243,3 @@ def _late(now: sa.ColumnElement[float]) -> sa.ColumnElement[bool]:
 
 def _held(job_id: str, fence: int) -> sa.ColumnElement[bool]:
     return sa.and_(table.c.id == job_id, table.c.fence == fence, table.c.status == JobStatus.RUNNING)
-
-
-def _stale(job_id: str, fence: int) -> StaleFenceError:
-    return StaleFenceError("another worker holds the job now", {"job_id": job_id, "fence": fence})

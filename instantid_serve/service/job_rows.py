@@ -43,6 +43,8 @@ def end(
     return rows
 
 
-def canceled_now(connection: sa.Connection, now: sa.ColumnElement[float], which: sa.ColumnElement[bool]) -> None:
-    """End jobs as their tenants asked, before a worker was needed for it."""
-    end(connection, now, which, JobStatus.CANCELED, cancel_requested=True)
+def canceled_now(
+    connection: sa.Connection, now: sa.ColumnElement[float], which: sa.ColumnElement[bool]
+) -> Sequence[sa.Row[Any]]:
+    """End jobs as their tenants asked, before a worker was needed for it, and return their rows."""
+    return end(connection, now, which, JobStatus.CANCELED, cancel_requested=True)

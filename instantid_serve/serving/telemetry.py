@@ -63,6 +63,26 @@ class StageMetrics:
         self._outcomes.inc(1, tags={"stage": stage, "code": code})
 
 
+class LeaseMetrics:
+    """What became of jobs whose workers fell silent."""
+
+    def __init__(self) -> None:
+        self._reclaims = metrics.Counter(
+            "instantid_lease_reclaims", "Jobs taken back from workers whose leases ran out."
+        )
+        self._rejections = metrics.Counter(
+            "instantid_stale_commits_rejected", "Ends of jobs that were refused because another worker held the job."
+        )
+
+    def reclaimed(self, jobs: int) -> None:
+        """Count jobs that were taken back."""
+        self._reclaims.inc(jobs)
+
+    def refused(self) -> None:
+        """Count one end that came too late."""
+        self._rejections.inc(1)
+
+
 class WebhookMetrics:
     """What the attempts to deliver webhooks came to."""
 

@@ -23,7 +23,7 @@ from instantid_serve.service.tables import jobs as table
 from instantid_serve.service.tenants import Tenant, Tenants
 from instantid_serve.settings import DispatcherSettings, TenancySettings
 from load_tests.bench.harness import Run, main, percentile
-from load_tests.bench.postgresql import Server, postgresql
+from load_tests.bench.postgres import database_url
 from load_tests.bench.pretended import PretendedStages
 
 MEASURED = (
@@ -69,12 +69,13 @@ class Service:
 
 
 @contextlib.contextmanager
-def service_on(server: Server) -> Iterator[Service]:
-    """A service on a new database."""
-    database = open_database(server.create_database())
-    upgrade(database)
-    yield Service(database, Jobs(database), Tenants(database, TenancySettings(max_queued_jobs=1_000_000)))
-    database.close()
+def new_service() -> Iterator[Service]:
+    """A service on a PostgreSQL server of its own."""
+    with database_url() as url:
+        database = open_database(url)
+        upgrade(database)
+        yield Service(database, Jobs(database), Tenants(database, TenancySettings(max_queued_jobs=1_000_000)))
+        database.close()
 
 
 @contextlib.asynccontextmanager
@@ -106,13 +107,12 @@ async def arrive(service: Service, tenant: Tenant, rate_per_s: float, duration_s
 
 def measure(run: Run) -> None:
     """Both parts."""
-    with postgresql() as server:
-        _weights(run, server)
-        _noise(run, server)
+    _weights(run)
+    _noise(run)
     run.note("Waits are from the row's insertion to its claim, on the database's clock.")
 
 
-def _weights(run: Run, server: Server) -> None:
+def _weights(run: Run) -> None:
     backlog = run.parameter("backlog per tenant (jobs)", full=800, quick=60)
     seconds = run.parameter("backlog watched (s)", full=12.0, quick=1.0)
 
@@ -122,7 +122,7 @@ def _weights(run: Run, server: Server) -> None:
             return [service.started(tenant) for tenant in tenants]
 
     for _ in range(run.parameter("repetitions of the weights", full=3, quick=1)):
-        with service_on(server) as service:
+        with new_service() as service:
             tenants = [service.tenants.create(name, {"weight": w}) for name, w in (("one", 1.0), ("three", 3.0))]
             chance = random.Random(0)
             for _ in range(backlog):
@@ -134,7 +134,7 @@ def _weights(run: Run, server: Server) -> None:
         run.require("pictures of weight 3 / pictures of weight 1", every=True, claim="1:3 within 5 %", **bound)
 
 
-def _noise(run: Run, server: Server) -> None:
+def _noise(run: Run) -> None:
     duration_s = run.parameter("each run (s)", full=30.0, quick=1.5)
     repetitions = run.parameter("repetitions", full=5, quick=1)
     picture_s = run.parameter("a picture takes (s)", full=1.6, quick=0.8)
@@ -144,7 +144,7 @@ def _noise(run: Run, server: Server) -> None:
     for repetition, name in run.interleaved(list(loads), repetitions):
         full, noisy = loads[name]
         rates = 0.1 * full * capacity, noisy * full * capacity
-        waits = asyncio.run(_beside(server, pictures, picture_s / 20, rates, duration_s, repetition))
+        waits = asyncio.run(_beside(pictures, picture_s / 20, rates, duration_s, repetition))
         run.record(f"p95 wait {name}", percentile(waits, 95), "s")
         run.record(f"median wait {name}", percentile(waits, 50), "s")
         run.attach(f"waits {name} {repetition} (s)", [round(wait, 4) for wait in waits])
@@ -154,10 +154,10 @@ def _noise(run: Run, server: Server) -> None:
 
 
 async def _beside(
-    server: Server, pictures: int, step_s: float, rates: tuple[float, float], duration_s: float, seed: int
+    pictures: int, step_s: float, rates: tuple[float, float], duration_s: float, seed: int
 ) -> list[float]:
     """The quiet tenant's waits; ``rates``: jobs per second of the quiet and of the noisy one."""
-    with service_on(server) as service:
+    with new_service() as service:
         tenants = [service.tenants.create(name, {}) for name in ("quiet", "noisy")]
         async with dispatching(service, pictures=pictures, step_s=step_s):
             since = await asyncio.to_thread(service.now) + duration_s / 5  # until the machine is full

@@ -1,38 +1,39 @@
-"""Stages that take time and no processor: a pretended GPU, for measuring the queue and nothing else."""
+"""Stages that only take their time: for what is measured around them."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import dataclasses
+from collections.abc import AsyncGenerator
 
 import numpy as np
 
 from instantid_serve.messages import GenerationSpec, PictureStats, Progress, Request, StoredImage
 from instantid_serve.service.generation import Finished, Subject
 
+_ROWS = 2
 
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class PretendedStages:
-    """Every step of every picture takes ``step_s``, however many are made at once; the rest takes no time."""
+    """Every denoising step, every analysis and every upload takes ``step_s`` seconds, however many run at once."""
 
-    def __init__(self, step_s: float) -> None:
-        self._step_s = step_s
-        self._subject = Subject(np.ones(512, np.float32), np.zeros((5, 2), np.float32))
+    step_s: float
 
-    async def analyze(self, photos: tuple[str, ...], spec: GenerationSpec) -> Subject:  # noqa: ARG002 - the protocol's
-        """The same face for all."""
-        return self._subject
+    async def analyze(self, photos: tuple[str, ...], spec: GenerationSpec) -> Subject:  # noqa: ARG002
+        """Find nobody, and say who it is."""
+        await asyncio.sleep(self.step_s)
+        return Subject(np.ones(512, np.float32), np.zeros((5, 2), np.float32))
 
-    async def generate(self, request: Request) -> AsyncIterator[Progress | Finished]:
-        """Wait as long as denoising would take."""
-        loop = asyncio.get_running_loop()
-        began_s = loop.time()
+    async def generate(self, request: Request) -> AsyncGenerator[Progress | Finished]:
+        """Count the steps."""
         for step in range(1, request.steps + 1):
-            await asyncio.sleep(began_s + step * self._step_s - loop.time())  # from the start: no delay adds up
-            yield Progress(step, request.steps, 2)
-        yield Finished(None, PictureStats(0.0, 0.0, request.steps * self._step_s, 0.0, request.steps, 2.0, 2))
+            await asyncio.sleep(self.step_s)
+            yield Progress(step, request.steps, _ROWS)
+        denoise_s = request.steps * self.step_s
+        yield Finished(request.id, PictureStats(0.0, 0.0, denoise_s, 0.0, request.steps, 2.0, _ROWS))
 
-    async def publish(self, finished: Finished, key: str, spec: GenerationSpec, seed: int) -> StoredImage:
-        """A picture that nobody looks at."""
-        return StoredImage(
-            key, "image/png", 1, "0" * 64, spec.width, spec.height, seed, {"steps": finished.stats.steps}
-        )
+    async def publish(self, finished: Finished, key: str, spec: GenerationSpec, seed: int) -> StoredImage:  # noqa: ARG002
+        """Store nothing."""
+        await asyncio.sleep(self.step_s)
+        return StoredImage(key, f"image/{spec.output_format}", 1, "0" * 64, spec.width, spec.height, seed)

@@ -10,7 +10,7 @@ import io
 import os
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -24,7 +24,7 @@ from load_tests.bench import engines
 from load_tests.bench.slow_upload import UPLOAD_S
 
 ROOT = Path(__file__).parents[2]
-KEY = "bench"
+KEY = TENANT = "bench"
 DEADLINE_S = 120.0
 
 
@@ -66,7 +66,7 @@ class Application:
             time.sleep(0.1)
 
     def pids(self, deployment: str) -> set[int]:
-        """Process ids of a deployment's replicas."""
+        """Process ids of a deployment's replicas, as Serve knows them now."""
         from ray.serve.context import _get_global_client  # noqa: PLC0415
 
         details = _get_global_client().get_serve_details()["applications"][self.config.application.name]
@@ -86,8 +86,11 @@ def _done(http: httpx2.Client, id_: str) -> Done:
 
 
 @contextlib.contextmanager
-def application(overrides: dict[str, Any]) -> Iterator[Application]:
-    """Serve ``deployments/local.yaml`` with these settings above it, for the length of a ``with`` block."""
+def application(overrides: dict[str, Any], replicas: Mapping[str, int] | None = None) -> Iterator[Application]:
+    """Serve ``deployments/local.yaml`` with these settings above it, for the length of a ``with`` block.
+
+    ``replicas``: of deployments that have other than one.
+    """
     os.environ |= {
         "RAY_AUTH_MODE": "disabled",
         "RAY_USAGE_STATS_ENABLED": "0",
@@ -100,11 +103,13 @@ def application(overrides: dict[str, Any]) -> Iterator[Application]:
             "model": {"folder": str(engines.miniature_folder())},
             "database": {"url": f"sqlite:///{folder}/jobs.sqlite3"},
             "results": {"kind": "folder", "folder": f"{folder}/results"},
-            "api": {"keys": [{"tenant": "bench", "sha256": hashlib.sha256(KEY.encode()).hexdigest()}]},
+            "api": {"keys": [{"tenant": TENANT, "sha256": hashlib.sha256(KEY.encode()).hexdigest()}]},
         }
         path = ROOT / "deployments" / "local.yaml"
         config = ServeConfig.load(path, port=up._free_port(), overrides={**settings, **overrides})  # noqa: SLF001
         config.application.import_path = "load_tests.bench.slow_upload:build"
+        for deployment in config.application.deployments:
+            deployment.num_replicas = (replicas or {}).get(deployment.name, deployment.num_replicas)
         with up.cluster(config):
             up.deploy(config)
             up.wait_until_ready(config, deadline_s=DEADLINE_S)

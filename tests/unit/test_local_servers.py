@@ -30,7 +30,7 @@ def run_pytest(tmp_path):
     """Starts a pytest of its own on a test file, which finds our plugins and what the environment names."""
 
     def start(tests, debians="/usr/lib/postgresql", **environment):
-        plugins = f"import postgres_server\npytest_plugins = {PLUGINS}\npostgres_server.DEBIANS = {debians!r}\n"
+        plugins = f"import local_postgres\npytest_plugins = {PLUGINS}\nlocal_postgres.DEBIANS = {debians!r}\n"
         (tmp_path / "conftest.py").write_text(plugins)
         (tmp_path / "pytest.ini").write_text("[pytest]\nasyncio_default_fixture_loop_scope = function\n")
         (tmp_path / "test_asking.py").write_text(tests)

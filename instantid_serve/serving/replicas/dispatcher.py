@@ -16,7 +16,7 @@ from instantid_serve.service.database import ready_database
 from instantid_serve.service.dispatcher import Dispatcher as JobDispatcher
 from instantid_serve.service.job_queue import JobQueue
 from instantid_serve.serving.stages import ServeStages
-from instantid_serve.serving.telemetry import StageMetrics, log_as_serve_does
+from instantid_serve.serving.telemetry import LeaseMetrics, StageMetrics, log_as_serve_does
 from instantid_serve.settings import Settings
 
 _HEARD_RECENTLY_S = 10.0
@@ -37,7 +37,8 @@ class Dispatcher:
         database = ready_database(settings.database)
         self._stages = ServeStages(analyzer, generator, publisher, StageMetrics())
         worker = f"{socket.gethostname()}:{os.getpid()}"
-        queue = JobQueue(database, max_attempts=settings.dispatcher.max_attempts)
+        leases, most_attempts = LeaseMetrics(), settings.dispatcher.max_attempts
+        queue = JobQueue(database, max_attempts=most_attempts, reclaimed=leases.reclaimed, refused=leases.refused)
         most = settings.tenancy.max_running_pictures
         self._dispatcher = JobDispatcher(queue, self._stages, settings.dispatcher, worker, tenant_pictures=most)
         # Serve runs constructors on the loop that will run the calls.

@@ -18,7 +18,7 @@ from instantid_serve.service.delivery_queue import DeliveryQueue
 from instantid_serve.service.job_queue import JobQueue
 from instantid_serve.service.results import open_store
 from instantid_serve.service.sweeper import Sweeper
-from instantid_serve.serving.telemetry import WebhookMetrics, log_as_serve_does
+from instantid_serve.serving.telemetry import LeaseMetrics, WebhookMetrics, log_as_serve_does
 from instantid_serve.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -34,7 +34,8 @@ class Housekeeper:
         log_as_serve_does()
         settings = Settings.load(dict(args))
         database = ready_database(settings.database)
-        queue = JobQueue(database, max_attempts=settings.dispatcher.max_attempts)
+        most_attempts = settings.dispatcher.max_attempts
+        queue = JobQueue(database, max_attempts=most_attempts, reclaimed=LeaseMetrics().reclaimed)
         chores = {"tidy": _every(_TIDY_EVERY_S, partial(asyncio.to_thread, queue.tidy))}
         deliveries = DeliveryQueue(database)
         limits = CourierLimits.of(settings.housekeeping, settings.outbound)

@@ -67,3 +67,21 @@ def test_a_lock_that_is_not_given_up_is_a_database_error_in_time(url, database):
 
     assert 1.5 < time.monotonic() - began < 10
     other.close()
+
+
+def test_a_process_that_is_frozen_in_a_transaction_keeps_its_locks_no_longer_than_others_wait(url):
+    frozen, other = open_database(url, busy_timeout_s=1), open_database(url, busy_timeout_s=10)
+    job = add(Jobs(other))
+
+    def freeze_in_a_transaction():
+        with frozen.write() as connection:
+            connection.execute(sa.text("SELECT 1 FROM jobs FOR UPDATE"))
+            Jobs(other).request_cancel("alice", job.id)
+            connection.execute(sa.text("SELECT 1"))
+
+    with pytest.raises(DatabaseError):
+        freeze_in_a_transaction()
+
+    assert Jobs(other).get("alice", job.id).cancel_requested
+    frozen.close()
+    other.close()
