@@ -20,12 +20,15 @@ ASKED = {"prompt": "a portrait", "image": PHOTO_TEXT}
 
 
 def populate(api: ApiProcess, settings: Mapping[str, Any]) -> dict[str, str]:
-    """Make it, and name it: ``own_job``, ``other_job`` and so on, ``finished_job``, and the keys that are dead."""
+    """Make it, and name it: ``own_job``, ``spare_job``, ``other_job`` and so on, and the keys that are dead.
+
+    What is named ``spare`` is a second one of the first tenant's.
+    """
     names: dict[str, str] = {}
     with _client(api, "acme") as acme, _client(api, "other") as other:
         names["finished_job"] = _made(acme, "generations", ASKED)["id"]
         _finish_it(settings)
-        names |= _everything(acme, "own") | _everything(other, "other") | _dead_keys(acme)
+        names |= _everything(acme, "own") | _everything(acme, "spare") | _everything(other, "other") | _dead_keys(acme)
     return names
 
 
