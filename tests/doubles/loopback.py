@@ -61,7 +61,9 @@ def forever(head: bytes, chunk: bytes, pause_s: float = 0.0) -> Answerer:
 
 
 @contextlib.asynccontextmanager
-async def loopback(answer: Answerer, tls: ssl.SSLContext | None = None) -> AsyncGenerator[Loopback]:
+async def loopback(
+    answer: Answerer, tls: ssl.SSLContext | None = None, *, host: str = "127.0.0.1", port: int = 0
+) -> AsyncGenerator[Loopback]:
     served, tasks = Loopback(), set()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -75,7 +77,7 @@ async def loopback(answer: Answerer, tls: ssl.SSLContext | None = None) -> Async
             await answer(head.split()[1].decode(), writer)
         served.left += 1
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=tls)
+    server = await asyncio.start_server(serve, host, port, ssl=tls)
     served.port = server.sockets[0].getsockname()[1]
     async with server:
         yield served

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import iter_route_contexts
 from pydantic_core import ErrorDetails
 from starlette.exceptions import HTTPException
 from starlette.types import Scope
@@ -130,6 +131,13 @@ def _translate(error: HTTPException) -> InstantIDError:
     return cls(http.HTTPStatus(error.status_code).phrase)
 
 
+def _methods_at(app: FastAPI, path: str) -> set[str]:
+    """All methods a path takes; Starlette's own answer knows those of the first route that has the path."""
+    routes = [route for route in iter_route_contexts(app.routes) if route.path_regex.match(path)]
+    # `/webhooks/secret` also looks like a `/webhooks/{webhook_id}`: what stands first is meant.
+    return {method for route in routes if route.path == routes[0].path for method in route.methods or ()}
+
+
 def unexpected(error: Exception, scope: Scope) -> Response:
     """The answer to an error nobody foresaw: the cause goes to the log under the request id, not to the caller."""
     log.error("unexpected error, request_id=%s", request_id(scope), exc_info=error)
@@ -147,7 +155,10 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def on_http(request: Request, error: HTTPException) -> Response:
-        return problem(_translate(error), request.scope, error.headers)
+        headers = error.headers
+        if error.status_code == http.HTTPStatus.METHOD_NOT_ALLOWED:
+            headers = {**(headers or {}), "Allow": ", ".join(sorted(_methods_at(app, request.scope["path"])))}
+        return problem(_translate(error), request.scope, headers)
 
     @app.exception_handler(RequestValidationError)
     async def on_validation(request: Request, error: RequestValidationError) -> Response:

@@ -1,14 +1,11 @@
 """TLS to a pinned address still proves the name."""
 
 import asyncio
-import datetime as dt
 import ssl
 import time
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from doubles.certificates import write_self_signed
 from doubles.loopback import always, http, loopback
 
 from instantid_serve.errors import UrlFetchError
@@ -21,21 +18,7 @@ HOST = "photos.example"
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory):
     """A file with a self-signed certificate for HOST, and its key."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, HOST)])
-    begin = dt.datetime.now(dt.UTC) - dt.timedelta(days=1)
-    signed = (
-        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-        .not_valid_before(begin)
-        .not_valid_after(begin + dt.timedelta(days=2))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(HOST)]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    path = tmp_path_factory.mktemp("tls") / "server.pem"
-    pem = serialization.Encoding.PEM
-    private = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    path.write_bytes(private + signed.public_bytes(pem))
-    return path
+    return write_self_signed(tmp_path_factory.mktemp("tls") / "server.pem", HOST)
 
 
 @pytest.fixture

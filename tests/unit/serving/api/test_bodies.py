@@ -5,7 +5,6 @@ import json
 import hypothesis
 import hypothesis.strategies as st
 import pytest
-from bad_images import corpus
 from doubles.api_callers import assert_problem, fields_of
 
 from instantid_serve.errors import MalformedBodyError
@@ -204,18 +203,6 @@ async def test_a_compressed_body_is_refused(client):
     response = await client.post("/v1/generations", content=b"x", headers={**JSON, "Content-Encoding": "gzip"})
 
     assert_problem(response, 415, "unsupported_media_type")
-
-
-@pytest.mark.parametrize("name", sorted(corpus()))
-async def test_every_photo_of_the_corpus_gets_its_answer(client, name):
-    data, code = corpus()[name]
-
-    response = await client.post("/v1/generations", data={"prompt": "x"}, files={"image": data})
-
-    if code is None:
-        assert response.status_code == 202, response.text
-    else:
-        assert_problem(response, 413 if code == "image_too_large" else 422, code)
 
 
 async def test_an_empty_photo_in_base64_is_corrupt(submit_json):

@@ -84,6 +84,21 @@ async def test_an_unknown_path_and_a_wrong_method_are_problems(client):
     assert_problem(await client.get("/docs"), 404, "not_found")
 
 
+@pytest.mark.parametrize(
+    ("path", "methods"),
+    [
+        ("/v1/models", "GET"),
+        ("/v1/generations", "GET, POST"),
+        ("/v1/webhooks/whk_1", "DELETE, GET, PATCH"),
+        ("/v1/webhooks/secret", "GET"),
+    ],
+)
+async def test_a_wrong_method_is_told_all_the_right_ones(client, path, methods):
+    response = await client.put(path)
+
+    assert response.headers["allow"] == methods
+
+
 async def test_method_override_headers_change_nothing(client):
     response = await client.post("/v1/models", headers={"X-HTTP-Method-Override": "GET"})
 
